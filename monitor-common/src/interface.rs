@@ -1,0 +1,44 @@
+//! What the kernel programs know and count per network interface.
+
+/// The interface is a port of a bridge; [`InterfaceInfo::master`] is the bridge.
+pub const BRIDGE_PORT: u32 = 1;
+
+/// How many interfaces the maps hold.
+pub const MAX_INTERFACES: u32 = 4096;
+
+/// The key of packets that were on no device when they were dropped.
+pub const NO_INTERFACE: u32 = 0;
+
+/// The key under which packets are counted when the map of interfaces is full.
+pub const OTHER_INTERFACES: u32 = u32::MAX;
+
+/// What the daemon tells the kernel programs of an interface; the key is its index.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[repr(C)]
+pub struct InterfaceInfo {
+    /// [`BRIDGE_PORT`] or 0.
+    pub flags: u32,
+    /// Index of the interface that this one is enslaved to, 0 for none.
+    pub master: u32,
+}
+
+const _: () = assert!(size_of::<InterfaceInfo>() == 8);
+
+/// Packets of one interface on one CPU, each array indexed by direction.
+///
+/// Allowed packets are `passed + taken - revoked`. Each field has one writer, so that a program that
+/// interrupts another one on the same CPU can't lose a count.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[repr(C)]
+pub struct InterfaceCount {
+    /// Written where packets pass: cgroup ingress and tc egress.
+    pub passed: [u64; 3],
+    /// Written at `kfree_skb`: dropped before the verdict point.
+    pub dropped: [u64; 3],
+    /// Written at `kfree_skb`: dropped after it had been counted in `passed`.
+    pub revoked: [u64; 3],
+    /// Written at `kfree_skb`: freed because it was taken, as by a socket in TIME_WAIT.
+    pub taken: [u64; 3],
+}
+
+const _: () = assert!(size_of::<InterfaceCount>() == 96);

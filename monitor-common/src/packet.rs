@@ -1,0 +1,340 @@
+//! The packet parser: IPv4 with options, IPv6 with extension headers, up to the ports.
+//!
+//! It is generic over where the bytes come from, so that the kernel programs run it on packet memory,
+//! on a socket buffer's head and through a helper, and the host runs the same code in tests.
+
+/// Plain old data: any bytes are a valid value.
+///
+/// # Safety
+///
+/// Only for `#[repr(C)]` types made of integers, without padding and with an alignment of at most 2.
+pub unsafe trait Plain: Copy {}
+
+/// A source of packet bytes.
+pub trait Reader {
+    /// Copies a value out at an offset, in bytes from where the reader begins; `None` where the packet
+    /// ends before it.
+    fn get<T: Plain>(&self, offset: u32) -> Option<T>;
+}
+
+/// `ETH_P_IP`.
+pub const ETHERTYPE_IPV4: u16 = 0x0800;
+/// `ETH_P_IPV6`.
+pub const ETHERTYPE_IPV6: u16 = 0x86dd;
+
+const IPPROTO_TCP: u8 = 6;
+const IPPROTO_UDP: u8 = 17;
+
+/// RFC 791 section 3.1, up to the addresses. 16-bit values are in network byte order.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+struct Ipv4Start {
+    version_ihl: u8,
+    tos: u8,
+    total_length: u16,
+    identification: u16,
+    flags_offset: u16,
+    ttl: u8,
+    protocol: u8,
+    checksum: u16,
+    addresses: [u16; 4],
+}
+// SAFETY: integers only, no padding (20 bytes), alignment 2.
+unsafe impl Plain for Ipv4Start {}
+
+/// RFC 8200 section 3, up to the addresses.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+struct Ipv6Start {
+    version_class_flow: [u8; 4],
+    payload_length: u16,
+    next_header: u8,
+    hop_limit: u8,
+}
+// SAFETY: integers only, no padding (8 bytes), alignment 2.
+unsafe impl Plain for Ipv6Start {}
+
+/// The first four bytes that IPv6 extension headers share, and of the fragment header its offset.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+struct Extension {
+    next_header: u8,
+    length: u8,
+    fragment_offset: u16,
+}
+// SAFETY: integers only, no padding (4 bytes), alignment 2.
+unsafe impl Plain for Extension {}
+
+/// The ports, in network byte order: the first four bytes of a TCP (RFC 9293 section 3.1) or UDP
+/// header (RFC 768).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(C)]
+pub struct Ports {
+    /// Source port, network byte order.
+    pub source: u16,
+    /// Destination port, network byte order.
+    pub destination: u16,
+}
+// SAFETY: integers only, no padding (4 bytes), alignment 2.
+unsafe impl Plain for Ports {}
+
+/// Bytes 12 and 13 of a TCP header (RFC 9293 section 3.1).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(C)]
+pub struct TcpFlags {
+    /// Header length in 32-bit words, in the upper four bits.
+    pub data_offset: u8,
+    /// CWR, ECE, URG, ACK, PSH, RST, SYN, FIN from the highest bit down.
+    pub flags: u8,
+}
+// SAFETY: integers only, no padding (2 bytes), alignment 1.
+unsafe impl Plain for TcpFlags {}
+
+/// Offset of [`TcpFlags`] in a TCP header.
+pub const TCP_FLAGS_OFFSET: u32 = 12;
+
+/// An IPv4 address as it stands in the header.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(C)]
+pub struct Address4(pub [u16; 2]);
+// SAFETY: integers only, no padding (4 bytes), alignment 2.
+unsafe impl Plain for Address4 {}
+
+/// An IPv6 address as it stands in the header.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(C)]
+pub struct Address6(pub [u16; 8]);
+// SAFETY: integers only, no padding (16 bytes), alignment 2.
+unsafe impl Plain for Address6 {}
+
+/// How many IPv6 extension headers are followed. A longer chain is left out: real ones have at most
+/// three, and Linux itself stops routers from walking long ones (`ip6_opts`, RFC 8504 section 5.3).
+pub const MAX_EXTENSION_HEADERS: u32 = 8;
+
+/// What the parser found.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Headers {
+    /// Code of the [`crate::Family`].
+    pub family: u32,
+    /// Code of the [`crate::Protocol`].
+    pub protocol: u32,
+    /// 1 for a fragment that is not the first, which carries no ports; else 0.
+    pub later_fragment: u32,
+    /// Offset of the transport header from where the reader begins.
+    pub transport: u32,
+    /// Length of the IP packet by its own header, bytes; 0 where the header does not say (jumbograms
+    /// and coalesced packets beyond 64 KiB).
+    pub length: u32,
+}
+
+const IPV4: u32 = crate::Family::Ipv4 as u32;
+const IPV6: u32 = crate::Family::Ipv6 as u32;
+
+/// The code of the [`crate::Protocol`] of an IP protocol number.
+#[inline(always)]
+const fn protocol_code(number: u8) -> Option<u32> {
+    match number {
+        IPPROTO_TCP => Some(crate::Protocol::Tcp as u32),
+        IPPROTO_UDP => Some(crate::Protocol::Udp as u32),
+        _ => None,
+    }
+}
+
+/// Parses the IPv4 header at `start`; `None` for what is neither TCP nor UDP, or not a valid header.
+#[inline(always)]
+pub fn parse_ipv4<R: Reader>(reader: &R, start: u32) -> Option<Headers> {
+    let ip: Ipv4Start = reader.get(start)?;
+    let protocol = protocol_code(ip.protocol)?;
+    let header = u32::from(ip.version_ihl & 0x0f) * 4;
+    if ip.version_ihl >> 4 != 4 || header < 20 {
+        return None;
+    }
+    let length = u32::from(u16::from_be(ip.total_length));
+    let later = ip.flags_offset & u16::to_be(0x1fff) != 0;
+    if length != 0 && length < header + 4 && !later {
+        return None;
+    }
+    Some(Headers {
+        family: IPV4,
+        protocol,
+        later_fragment: u32::from(later),
+        transport: start + header,
+        length,
+    })
+}
+
+/// Parses the IPv6 header at `start` and its extension headers; `None` for what is neither TCP nor
+/// UDP, or not a valid header, or has more than [`MAX_EXTENSION_HEADERS`].
+#[inline(always)]
+pub fn parse_ipv6<R: Reader>(reader: &R, start: u32) -> Option<Headers> {
+    let ip: Ipv6Start = reader.get(start)?;
+    if ip.version_class_flow[0] >> 4 != 6 {
+        return None;
+    }
+    let payload = u32::from(u16::from_be(ip.payload_length));
+    let length = if payload == 0 { 0 } else { payload + 40 };
+    let mut next = ip.next_header;
+    let mut offset = start + 40;
+    for _ in 0..=MAX_EXTENSION_HEADERS {
+        if let Some(protocol) = protocol_code(next) {
+            // The ports must lie inside the packet, not in the padding of a short frame.
+            if length != 0 && offset + 4 > start + length {
+                return None;
+            }
+            return Some(Headers {
+                family: IPV6,
+                protocol,
+                later_fragment: 0,
+                transport: offset,
+                length,
+            });
+        }
+        let extension: Extension = reader.get(offset)?;
+        match next {
+            // Hop-by-hop options, routing, destination options (RFC 8200 section 4), mobility
+            // (RFC 6275), HIP (RFC 7401), shim6 (RFC 5533): length in 8-byte units without the first.
+            0 | 43 | 60 | 135 | 139 | 140 => offset += (u32::from(extension.length) + 1) * 8,
+            // Authentication header (RFC 4302 section 2.2): in 4-byte units, less 2.
+            51 => offset += (u32::from(extension.length) + 2) * 4,
+            // Fragment (RFC 8200 section 4.5).
+            44 => {
+                if extension.fragment_offset & u16::to_be(0xfff8) != 0 {
+                    let protocol = protocol_code(extension.next_header)?;
+                    return Some(Headers {
+                        family: IPV6,
+                        protocol,
+                        later_fragment: 1,
+                        transport: offset + 8,
+                        length,
+                    });
+                }
+                offset += 8;
+            }
+            _ => return None,
+        }
+        next = extension.next_header;
+    }
+    None
+}
+
+/// How many packets on the wire a packet stands for.
+///
+/// `gso_segs` is right for the kernel's own TCP segmentation and coalescing; it is 0 for what was never
+/// coalesced, and with virtio-style offload, where only `gso_size` is set: then the payload decides.
+/// `headers` is the length of the IP and transport headers, `length` that of the IP packet, in bytes.
+#[inline(always)]
+#[must_use]
+pub const fn segments(gso_segs: u32, gso_size: u32, length: u32, headers: u32) -> u32 {
+    if gso_segs != 0 {
+        return gso_segs;
+    }
+    if gso_size == 0 || length <= headers {
+        return 1;
+    }
+    (length - headers).div_ceil(gso_size)
+}
+
+/// A reader of bytes in memory, for user space.
+#[derive(Clone, Copy, Debug)]
+pub struct Bytes<'a>(pub &'a [u8]);
+
+impl Reader for Bytes<'_> {
+    fn get<T: Plain>(&self, offset: u32) -> Option<T> {
+        let start = usize::try_from(offset).ok()?;
+        let bytes = self.0.get(start..start.checked_add(size_of::<T>())?)?;
+        // SAFETY: `bytes` has the size of T, and T takes any bytes.
+        Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use std::vec::Vec;
+
+    use super::*;
+
+    fn ipv4(options: usize, protocol: u8, offset: u16) -> Vec<u8> {
+        let header = 20 + options;
+        let mut p = std::vec![0_u8; header + 20];
+        p[0] = 0x40 | u8::try_from(header / 4).unwrap();
+        let length = u16::try_from(p.len()).unwrap();
+        p[2..4].copy_from_slice(&length.to_be_bytes());
+        p[6..8].copy_from_slice(&offset.to_be_bytes());
+        p[9] = protocol;
+        p
+    }
+
+    #[test]
+    fn ipv4_options_move_the_transport_header() {
+        for options in (0..=40).step_by(4) {
+            let p = ipv4(options, 6, 0);
+            let headers = parse_ipv4(&Bytes(&p), 0).unwrap();
+            assert_eq!(headers.transport, u32::try_from(20 + options).unwrap());
+            assert_eq!(headers.length, u32::try_from(p.len()).unwrap());
+        }
+    }
+
+    #[test]
+    fn ipv4_headers_that_lie_are_refused() {
+        let mut p = ipv4(0, 17, 0);
+        p[0] = 0x44;
+        assert_eq!(parse_ipv4(&Bytes(&p), 0), None, "header length below 20");
+        p[0] = 0x65;
+        assert_eq!(parse_ipv4(&Bytes(&p), 0), None, "version 6");
+        p[0] = 0x45;
+        p[2..4].copy_from_slice(&22_u16.to_be_bytes());
+        assert_eq!(parse_ipv4(&Bytes(&p), 0), None, "ports in the padding");
+        assert_eq!(parse_ipv4(&Bytes(&p[..19]), 0), None, "short");
+        assert_eq!(parse_ipv4(&Bytes(&ipv4(0, 1, 0)), 0), None, "ICMP");
+    }
+
+    #[test]
+    fn a_later_fragment_has_no_ports() {
+        let later = parse_ipv4(&Bytes(&ipv4(0, 17, 0x2001)), 0).unwrap();
+        assert_eq!(later.later_fragment, 1);
+        let first = parse_ipv4(&Bytes(&ipv4(0, 17, 0x2000)), 0).unwrap();
+        assert_eq!(first.later_fragment, 0);
+    }
+
+    fn ipv6(chain: &[(u8, usize)], last: u8) -> Vec<u8> {
+        let mut p = std::vec![0_u8; 40];
+        p[0] = 0x60;
+        let kinds: Vec<u8> = chain.iter().map(|(kind, _)| *kind).chain([last]).collect();
+        p[6] = kinds[0];
+        for (i, (kind, length)) in chain.iter().enumerate() {
+            let mut header = std::vec![0_u8; *length];
+            header[0] = kinds[i + 1];
+            header[1] = match kind {
+                51 => u8::try_from(length / 4 - 2).unwrap(),
+                44 => 0,
+                _ => u8::try_from(length / 8 - 1).unwrap(),
+            };
+            p.extend(header);
+        }
+        p.extend([0_u8; 20]);
+        let payload = u16::try_from(p.len() - 40).unwrap();
+        p[4..6].copy_from_slice(&payload.to_be_bytes());
+        p
+    }
+
+    #[test]
+    fn ipv6_extension_headers_are_followed() {
+        let p = ipv6(&[(0, 8), (60, 16), (43, 24), (51, 24), (44, 8)], 6);
+        let headers = parse_ipv6(&Bytes(&p), 0).unwrap();
+        assert_eq!(headers.transport, 40 + 8 + 16 + 24 + 24 + 8);
+        assert_eq!(headers.later_fragment, 0);
+        let chain: Vec<_> = (0..MAX_EXTENSION_HEADERS).map(|_| (60, 8)).collect();
+        assert!(parse_ipv6(&Bytes(&ipv6(&chain, 17)), 0).is_some());
+        let chain: Vec<_> = (0..20).map(|_| (60, 8)).collect();
+        assert_eq!(parse_ipv6(&Bytes(&ipv6(&chain, 17)), 0), None);
+    }
+
+    #[test]
+    fn segments_come_from_the_count_or_the_payload() {
+        assert_eq!(segments(0, 0, 1500, 40), 1);
+        assert_eq!(segments(7, 1448, 10_000, 52), 7);
+        assert_eq!(segments(0, 1000, 2541, 40), 3);
+        assert_eq!(segments(0, 1000, 40, 40), 1);
+    }
+}

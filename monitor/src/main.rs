@@ -1,0 +1,2 @@
+//! peerwatch.
+fn main() {}

@@ -1,0 +1,3 @@
+//! Set-up, run, test, check, vm tests, bench and demo of peerwatch.
+
+fn main() {}
