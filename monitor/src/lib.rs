@@ -7,5 +7,5 @@ pub mod cmd {
 }
 pub mod config;
 pub mod diagnostics;
-
+pub mod link;
 pub mod traffic;
