@@ -62,7 +62,7 @@ pub struct Cli {
 pub enum Command {
     /// Count packets and serve metrics until a signal ends it.
     #[command(
-        after_help = "Every flag is also a key of the file (with _ for -), and a variable of the \
+        after_help = "Every flag but --config is also a key of the file (with _ for -), and a variable of the \
                       environment (as PEERWATCH_LOG_PACKETS). A flag beats the environment, which \
                       beats the file."
     )]
@@ -78,9 +78,11 @@ pub struct RunFlags {
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// Address that metrics are served on; [::]:9680 or :9680 for other hosts too [default:
-    /// 127.0.0.1:9680].
-    #[arg(long, value_name = "ADDR", alias = "web.listen-address", value_parser = listen)]
+    /// Address that metrics are served on.
+    #[arg(
+        long,
+        help = "Address that metrics are served on; [::]:9680 or :9680 for other hosts too [default: 127.0.0.1:9680]",
+        value_name = "ADDR", alias = "web.listen-address", value_parser = listen)]
     pub listen: Option<SocketAddr>,
 
     /// Interfaces to watch, a name or a glob; may be repeated [default: all but lo].

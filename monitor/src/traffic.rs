@@ -134,6 +134,8 @@ pub enum TrafficError {
         port: Port,
         /// The traffic that names it first.
         first_name: String,
+        /// The traffic that names it again.
+        second_name: String,
     },
     /// There are more than [`MAX_TRAFFICS`].
     #[error("{count} traffics are more than the {MAX_TRAFFICS} that can be watched; merge some")]
@@ -257,7 +259,8 @@ impl Traffics {
                         port: *port,
                         first_name: traffics
                             .get(first.traffic)
-                            .map_or(name, |traffic| traffic.name.clone()),
+                            .map_or_else(|| name.clone(), |traffic| traffic.name.clone()),
+                        second_name: name,
                     });
                 }
                 if seen.len() == MAX_PORTS {

@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::ConfigError;
 use super::options;
-use crate::traffic::{self, Port, TrafficError, Traffics};
+use crate::traffic::{self, At, Port, TrafficError, Traffics};
 
 /// The file as it is written. The names of the keys are those of the flags, with `_` for `-`.
 #[derive(Debug, Default, Deserialize)]
@@ -185,7 +185,7 @@ impl File {
             (TrafficError::NoPorts { .. }, None) => (keys.ports.span(), "traffic.ports"),
             (_, None) => (keys.name.span(), "traffic.name"),
         };
-        self.error(span, Some(key.into()), error.to_string())
+        self.error(span, Some(key.into()), traffic_problem(error, origins))
     }
 
     /// An error at a place in the file.
@@ -235,6 +235,31 @@ impl File {
         let key = key_at(document.get_ref(), span.start);
         self.error(span, key, message)
     }
+}
+
+/// What is wrong with the traffics. A port of a built-in one can't be taken out of it in the file, so
+/// there the way out is another.
+fn traffic_problem(error: &TrafficError, origins: &[Option<usize>]) -> String {
+    let TrafficError::PortTaken {
+        first,
+        second,
+        port,
+        first_name,
+        second_name,
+    } = error
+    else {
+        return error.to_string();
+    };
+    let built_in = |at: &At| origins.get(at.traffic).is_some_and(Option::is_none);
+    let name = match (built_in(first), built_in(second)) {
+        (true, _) => first_name,
+        (_, true) => second_name,
+        _ => return error.to_string(),
+    };
+    format!(
+        "{port} is in the built-in traffic \"{name}\" already; leave it out here, or replace that \
+         one by a [[traffic]] named \"{name}\""
+    )
 }
 
 /// The key whose name or value is at an offset, with those of the tables that it is in.

@@ -94,14 +94,20 @@ fn a_bad_traffic_is_named_by_its_line() {
         ),
         (
             "[[traffic]]\nname = \"web\"\nports = [\"tcp/80\", \"tcp/443\"]\n",
-            "peerwatch.toml:3:20: traffic.ports: tcp/443 is in traffic \"https\" already; take it \
-             out of one of the two places",
+            "peerwatch.toml:3:20: traffic.ports: tcp/443 is in the built-in traffic \"https\" already; \
+             leave it out here, or replace that one by a [[traffic]] named \"https\"",
+        ),
+        (
+            "[[traffic]]\nname = \"a\"\nports = [\"tcp/1\"]\n[[traffic]]\nname = \"b\"\n\
+             ports = [\"udp/1\", \"tcp/1\"]\n",
+            "peerwatch.toml:6:19: traffic.ports: tcp/1 is in traffic \"a\" already; take it out of \
+             one of the two places",
         ),
         (
             // The built-in one comes second here, but has no line.
             "[[traffic]]\nname = \"do_peer\"\nports = [\"tcp/443\"]\n",
-            "peerwatch.toml:3:10: traffic.ports: tcp/443 is in traffic \"do_peer\" already; take it \
-             out of one of the two places",
+            "peerwatch.toml:3:10: traffic.ports: tcp/443 is in the built-in traffic \"https\" already; \
+             leave it out here, or replace that one by a [[traffic]] named \"https\"",
         ),
         (
             "[[traffic]]\nname = \"a\"\nports = [\"tcp/1\"]\n[[traffic]]\nname = \"a\"\n\
