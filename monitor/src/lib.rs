@@ -1,1 +1,4 @@
 //! peerwatch.
+
+pub mod btf;
+pub mod kallsyms;
