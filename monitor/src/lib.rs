@@ -1,4 +1,5 @@
 //! peerwatch.
 
 pub mod btf;
+pub mod drop;
 pub mod kallsyms;
