@@ -1,5 +1,7 @@
 //! The library behind the `peerwatch` binary.
 
+pub mod bpf;
+pub mod btf;
 pub mod cli;
 pub mod cmd {
     //! One file per subcommand.
@@ -7,5 +9,9 @@ pub mod cmd {
 }
 pub mod config;
 pub mod diagnostics;
+pub mod drop;
+pub mod kallsyms;
 pub mod link;
+pub mod metrics;
+pub mod preflight;
 pub mod traffic;
