@@ -1,1 +1,3 @@
 //! peerwatch.
+
+pub mod http;
