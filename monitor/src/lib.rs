@@ -1,3 +1,6 @@
 //! peerwatch.
 
+pub mod cgroup;
 pub mod http;
+pub mod instance;
+pub mod netns;
