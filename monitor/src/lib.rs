@@ -3,4 +3,5 @@
 pub mod cgroup;
 pub mod http;
 pub mod instance;
+pub mod log;
 pub mod netns;

@@ -15,7 +15,6 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::server::{Limits, serve_within};
-
 use super::{HttpError, Site, bind, describe};
 
 /// Longer than anything here takes, short enough to notice a hang.
@@ -46,6 +45,24 @@ impl Site for Fake {
 
     fn ready(&self) -> Result<(), String> {
         self.ready.lock().unwrap().clone()
+    }
+}
+
+/// Makes scrapes of a site wait until the function that it gives is called.
+async fn hold_scrapes(site: &Arc<Fake>) -> impl FnOnce() {
+    let site = Arc::clone(site);
+    let (opened, open) = std::sync::mpsc::channel::<()>();
+    let (locked, wait) = oneshot::channel();
+    let keeper = std::thread::spawn(move || {
+        let gate = site.gate.lock().unwrap();
+        locked.send(()).unwrap();
+        open.recv().unwrap();
+        drop(gate);
+    });
+    wait.await.unwrap();
+    move || {
+        opened.send(()).unwrap();
+        keeper.join().unwrap();
     }
 }
 

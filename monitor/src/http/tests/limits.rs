@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// A limit that must not be what makes a test pass.
+const LONG: Duration = Duration::from_hours(1);
+
 #[tokio::test]
 async fn garbage_harms_nobody() {
     let server = start(Limits::default());
@@ -51,6 +54,8 @@ async fn headers_have_a_limit() {
 async fn idle_connections_leave_room_for_a_scraper() {
     let limits = Limits {
         connections: 4,
+        first_request: LONG,
+        idle: LONG,
         ..Limits::default()
     };
     let server = start(limits);
@@ -111,31 +116,19 @@ async fn a_slow_scrape_does_not_pile_up() {
         ..Limits::default()
     };
     let server = start(limits);
-    {
-        let site = Arc::clone(&server.site);
-        let (opened, open) = std::sync::mpsc::channel::<()>();
-        let (locked, wait) = oneshot::channel();
-        let keeper = std::thread::spawn(move || {
-            let gate = site.gate.lock().unwrap();
-            locked.send(()).unwrap();
-            open.recv().unwrap();
-            drop(gate);
-        });
-        wait.await.unwrap();
-        let (a, b, c, d) = tokio::join!(
-            server.ask("GET", "/metrics", ""),
-            server.ask("GET", "/metrics", ""),
-            server.ask("GET", "/metrics", ""),
-            server.ask("GET", "/healthz", ""),
-        );
-        for (head, body) in [a, b, c] {
-            assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
-            assert_eq!(body, b"no metrics within 300ms; try again later\n");
-        }
-        assert!(d.0.starts_with("HTTP/1.1 200 "), "health waits for nobody");
-        opened.send(()).unwrap();
-        keeper.join().unwrap();
+    let release = hold_scrapes(&server.site).await;
+    let (a, b, c, d) = tokio::join!(
+        server.ask("GET", "/metrics", ""),
+        server.ask("GET", "/metrics", ""),
+        server.ask("GET", "/metrics", ""),
+        server.ask("GET", "/healthz", ""),
+    );
+    for (head, body) in [a, b, c] {
+        assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
+        assert_eq!(body, b"no metrics within 300ms; try again later\n");
     }
+    assert!(d.0.starts_with("HTTP/1.1 200 "), "health waits for nobody");
+    release();
     eventually("the slow scrape ends", || {
         server.site.running.load(Ordering::SeqCst) == 0
     })
@@ -147,9 +140,9 @@ async fn a_slow_scrape_does_not_pile_up() {
 }
 
 #[tokio::test]
-async fn shutdown_ends_in_time() {
+async fn shutdown_closes_at_once_what_is_idle() {
     let limits = Limits {
-        grace: Duration::from_millis(300),
+        grace: LONG,
         ..Limits::default()
     };
     let server = start(limits);
@@ -183,4 +176,63 @@ async fn shutdown_ends_in_time() {
         .await
         .expect_err("nobody listens any more");
     bind(server.address).expect("the port can be taken at once");
+}
+
+#[tokio::test]
+async fn shutdown_waits_for_answers_but_not_for_long() {
+    let limits = Limits {
+        answer: LONG,
+        grace: Duration::from_millis(300),
+        ..Limits::default()
+    };
+    let server = start(limits);
+    let release = hold_scrapes(&server.site).await;
+    let mut slow = server.connect().await;
+    slow.write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")
+        .await
+        .unwrap();
+    let site = Arc::clone(&server.site);
+    eventually("the scrape begins", || {
+        site.running.load(Ordering::SeqCst) == 1
+    })
+    .await;
+    let begin = Instant::now();
+    server.stop.send(()).unwrap();
+    timeout(DEADLINE, server.task)
+        .await
+        .expect("it ends")
+        .unwrap()
+        .unwrap();
+    assert!(
+        begin.elapsed() >= Duration::from_millis(300),
+        "no time to answer"
+    );
+    assert_eq!(read_to_end(&mut slow).await, b"");
+    release();
+
+    let server = start(Limits {
+        grace: LONG,
+        ..limits
+    });
+    let release = hold_scrapes(&server.site).await;
+    let mut slow = server.connect().await;
+    slow.write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")
+        .await
+        .unwrap();
+    let site = Arc::clone(&server.site);
+    eventually("the scrape begins", || {
+        site.running.load(Ordering::SeqCst) == 1
+    })
+    .await;
+    server.stop.send(()).unwrap();
+    release();
+    timeout(DEADLINE, server.task)
+        .await
+        .expect("it ends")
+        .unwrap()
+        .unwrap();
+    assert!(
+        read_to_end(&mut slow).await.starts_with(b"HTTP/1.1 200 "),
+        "cut in the middle"
+    );
 }
