@@ -8,10 +8,10 @@ mod state;
 
 use std::{
     env,
-    ffi::{OsStr, OsString},
+    ffi::OsStr,
     iter,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, ExitCode},
 };
 
 use anyhow::{Context as _, Result};
@@ -31,7 +31,19 @@ const SOURCES: [&str; 5] = [
     "../xtask/src/state.rs",
 ];
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match prepare() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // One line that cargo shows by itself, without this script's output around it.
+            println!("cargo::error={}", format!("{error:#}").replace('\n', " "));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Does it all.
+fn prepare() -> Result<()> {
     println!("cargo::rustc-env=PEERWATCH_REVISION={}", revision());
     for path in SOURCES {
         println!("cargo::rerun-if-changed={path}");

@@ -3,8 +3,9 @@
 use std::{
     env,
     ffi::OsStr,
-    iter,
-    path::PathBuf,
+    fs, io, iter,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
     thread,
     time::{Duration, Instant},
@@ -125,6 +126,21 @@ pub(crate) fn run_within(command: &mut Command, limit: Duration) -> Result<Optio
         }
         thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// Makes a symbolic link, in place of one that is there and points elsewhere.
+///
+/// # Errors
+///
+/// When something else is there, or the folder cannot be written.
+pub(crate) fn replace_link(target: &Path, link: &Path) -> Result<()> {
+    match fs::read_link(link) {
+        Ok(now) if now == target => return Ok(()),
+        Ok(_) => fs::remove_file(link)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error).with_context(|| format!("{} is no link", link.display())),
+    }
+    symlink(target, link).with_context(|| format!("cannot make the link {}", link.display()))
 }
 
 /// A command as one would type it.

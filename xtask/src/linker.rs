@@ -5,8 +5,7 @@
 //! own bpf-linker, if there is one, stays as it is.
 
 use std::{
-    fs, io,
-    os::unix::fs::symlink,
+    fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -14,7 +13,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    cmd,
+    cmd::{self, replace_link},
     state::{LINKER_VERSION, cache_dir},
     toolchain::Compiler,
 };
@@ -115,15 +114,7 @@ impl Llvm {
 fn offer(llvm: &Llvm, folder: &Path) -> Result<()> {
     fs::create_dir_all(folder)?;
     for name in ["libLLVM.so", &llvm.soname] {
-        let link = folder.join(name);
-        if fs::read_link(&link).is_ok_and(|target| target == llvm.path) {
-            continue;
-        }
-        match fs::remove_file(&link) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-            _ => symlink(&llvm.path, &link)
-                .with_context(|| format!("cannot make {}", link.display()))?,
-        }
+        replace_link(&llvm.path, &folder.join(name))?;
     }
     Ok(())
 }

@@ -76,6 +76,7 @@ fn bring() -> Result<BpfToolchain> {
     let toolchain = BpfToolchain {
         name: compiler.name,
         rustc: compiler.rustc,
+        cargo: compiler.cargo,
         identity: compiler.identity,
         linker,
     };
@@ -92,9 +93,10 @@ fn bring() -> Result<BpfToolchain> {
 fn text(toolchain: &BpfToolchain) -> String {
     format!(
         "# Written by `cargo xtask setup`, read by the build script of peerwatch.\n\
-         linker_version={LINKER_VERSION}\ntoolchain={}\nrustc={}\nidentity={}\nlinker={}\n",
+         linker_version={LINKER_VERSION}\ntoolchain={}\nrustc={}\ncargo={}\nidentity={}\nlinker={}\n",
         toolchain.name,
         toolchain.rustc.display(),
+        toolchain.cargo.display(),
         toolchain.identity,
         toolchain.linker.display()
     )
@@ -108,6 +110,7 @@ mod tests {
         BpfToolchain {
             name: "nightly-x86_64-unknown-linux-gnu".to_owned(),
             rustc: "/tools/with space/bin/rustc".into(),
+            cargo: "/tools/with space/bin/cargo".into(),
             identity: "rustc 1.97.0-nightly; LLVM version: 22.1.4".to_owned(),
             linker: "/cache/bin/bpf-linker".into(),
         }

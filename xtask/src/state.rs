@@ -23,6 +23,8 @@ pub(crate) struct BpfToolchain {
     pub(crate) name: String,
     /// Its compiler, an absolute path.
     pub(crate) rustc: PathBuf,
+    /// The cargo that rustup starts with it, an absolute path.
+    pub(crate) cargo: PathBuf,
     /// What [`identity`] said of that compiler when the linker was built for it.
     pub(crate) identity: String,
     /// The bpf-linker built against the compiler's LLVM, an absolute path.
@@ -109,6 +111,7 @@ impl BpfToolchain {
         Ok(Self {
             name: value("toolchain")?.to_owned(),
             rustc: value("rustc")?.into(),
+            cargo: value("cargo")?.into(),
             identity: value("identity")?.to_owned(),
             linker: value("linker")?.into(),
         })
@@ -129,6 +132,13 @@ impl BpfToolchain {
             bail!(
                 "the toolchain {} has no source of the core library any more",
                 self.name
+            );
+        }
+        if !self.cargo.is_file() {
+            bail!(
+                "the toolchain {} has no {} any more",
+                self.name,
+                self.cargo.display()
             );
         }
         let linker = Command::new(&self.linker)

@@ -2,7 +2,7 @@
 //!
 //! The target needs the core library's source. First choice is a rustup nightly that has it or
 //! can add it; otherwise Debian's newest Rust, whose source is a package, linked as a rustup
-//! toolchain of our own name.
+//! toolchain of our own name, with the cargo that runs us.
 
 use std::{
     fs,
@@ -11,10 +11,11 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::{
-    cmd, packages,
+    cmd::{self, replace_link},
+    packages,
     state::{cache_dir, has_core_source, identity},
 };
 
@@ -37,6 +38,8 @@ pub(crate) struct Compiler {
     pub(crate) name: String,
     /// The compiler, an absolute path.
     pub(crate) rustc: PathBuf,
+    /// The cargo that rustup starts with it, an absolute path.
+    pub(crate) cargo: PathBuf,
     /// What it says of itself ([`identity`]).
     pub(crate) identity: String,
     /// Its LLVM, `22.1.8`.
@@ -62,10 +65,12 @@ impl Compiler {
             );
         }
         let llvm = field("LLVM version: ")?.to_owned();
+        let cargo = rustc.with_file_name("cargo");
         let compiler = Self {
             name: name.to_owned(),
             llvm,
             rustc,
+            cargo,
             identity,
         };
         if !LINKER_LLVM.contains(&compiler.llvm_major()?) {
@@ -114,10 +119,13 @@ pub(crate) fn find_or_install() -> Result<Compiler> {
         Err(error) => error,
     };
     println!("setup: no rustup nightly for the BPF target: {refused:#}");
-    debian().with_context(|| {
-        "no compiler for the BPF target. With a nightly of rustup it works as well:\n    \
-         rustup toolchain install nightly --profile minimal --component rust-src,clippy\n    \
-         cargo xtask setup"
+    debian().map_err(|error| {
+        anyhow!(
+            "no compiler for the BPF target: {error:#}\n\
+             with a nightly of rustup it works as well:\n    \
+             rustup toolchain install nightly --profile minimal --component rust-src,clippy\n    \
+             cargo xtask setup"
+        )
     })
 }
 
@@ -188,18 +196,36 @@ fn debian() -> Result<Compiler> {
         install()?;
         usable().context("/usr/bin/rustc, after installing")?
     };
-    let list = cmd::output(Command::new("rustup").args(["toolchain", "list"]))?;
-    if !list
-        .lines()
-        .any(|line| line.split_whitespace().next() == Some(LINKED))
-    {
-        println!(
-            "setup: linking {DEBIAN_SYSROOT} as rustup toolchain {LINKED} (so cargo finds it)"
-        );
-        // rustup reports on standard error; the result is what counts.
-        cmd::output(Command::new("rustup").args(["toolchain", "link", LINKED, DEBIAN_SYSROOT]))?;
+    link(compiler)
+}
+
+/// Makes a rustup toolchain of Debian's compiler and clippy, and of the cargo that runs us.
+///
+/// Linking Debian's own folder would nearly do, but it has no cargo, and rustup then looks for one
+/// in toolchains called stable, beta or nightly only: there may be none of these.
+fn link(compiler: Compiler) -> Result<Compiler> {
+    let folder = cache_dir()?.join("toolchain");
+    let bin = folder.join("bin");
+    fs::create_dir_all(&bin)?;
+    // rustup wants this folder; the compiler finds its own in Debian's place.
+    fs::create_dir_all(folder.join("lib"))?;
+    let which = cmd::output(Command::new("rustup").args(["which", "cargo"]))?;
+    let ours = Path::new(which.trim()).to_owned();
+    let debian = |program| Path::new(DEBIAN_SYSROOT).join("bin").join(program);
+    let links = ["rustc", "cargo-clippy", "clippy-driver"].map(|name| (name, debian(name)));
+    for (name, target) in links.into_iter().chain([("cargo", ours)]) {
+        replace_link(&target, &bin.join(name))?;
     }
-    Ok(compiler)
+    println!(
+        "setup: linking {} as rustup toolchain {LINKED}",
+        folder.display()
+    );
+    let command = ["toolchain", "link", LINKED];
+    cmd::output(Command::new("rustup").args(command).arg(&folder))?;
+    Ok(Compiler {
+        cargo: bin.join("cargo"),
+        ..compiler
+    })
 }
 
 /// Installs Debian's compiler, if Debian has one that is new enough.
