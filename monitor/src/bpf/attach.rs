@@ -348,14 +348,16 @@ impl Hooks {
 /// and there is one peerwatch in a network namespace. Gives whether there were any: then the `clsact`
 /// that they were on was added by it, too.
 fn remove_stale(interface: &str, attach_type: TcAttachType) -> bool {
-    [
+    let names = [
         "egress_ethernet",
         "egress_other",
         "ingress_ethernet",
         "ingress_other",
-    ]
-    .iter()
-    .any(|name| tc::qdisc_detach_program(interface, attach_type, name).is_ok())
+    ];
+    let removed = names
+        .iter()
+        .filter(|name| tc::qdisc_detach_program(interface, attach_type, name).is_ok());
+    removed.count() > 0
 }
 
 fn attach_drop(ebpf: &mut Ebpf) -> Result<BtfTracePointLink, ProgramError> {

@@ -31,7 +31,7 @@ impl Measured {
 type Label<'a> = (&'static str, &'a str);
 type Labels<'a> = [Label<'a>; 5];
 
-fn labels<'a>(traffic: &'a Traffic, series: Series) -> Labels<'a> {
+fn labels(traffic: &Traffic, series: Series) -> Labels<'_> {
     [
         ("traffic", &traffic.name),
         ("protocol", series.protocol.as_str()),
