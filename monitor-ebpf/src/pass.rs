@@ -26,10 +26,10 @@ const SOCK_RAW: u32 = 3;
 const TCP_LISTEN: u32 = 10;
 const TCP_ACK: u8 = 0x10;
 const TCP_SYN: u8 = 0x02;
-/// `PACKET_HOST`: addressed to this host alone (linux/if_packet.h).
+/// `PACKET_HOST`: addressed to this host alone (`linux/if_packet.h`).
 const PACKET_HOST: u32 = 0;
 
-/// Parses by EtherType (as it stands in `__sk_buff.protocol`, network byte order).
+/// Parses by `EtherType` (as it stands in `__sk_buff.protocol`, network byte order).
 #[inline(always)]
 fn parse<R: Reader>(reader: &R, protocol: u32, network: u32) -> Option<Headers> {
     if protocol == u32::from(u16::to_be(ETHERTYPE_IPV4)) {
@@ -117,12 +117,12 @@ fn is_bridged(skb: &__sk_buff) -> Option<bool> {
     // Copied: a map key must not lie in the context.
     let (index, incoming) = (skb.ifindex, skb.ingress_ifindex);
     // SAFETY: entries are small, written whole by the daemon, and never freed while programs run.
-    let port = unsafe { INTERFACES.get(&index) }?;
+    let port = unsafe { INTERFACES.get(index) }?;
     if port.flags & BRIDGE_PORT == 0 {
         return None;
     }
     // SAFETY: as above.
-    let from = unsafe { INTERFACES.get(&incoming) };
+    let from = unsafe { INTERFACES.get(incoming) };
     Some(matches!(from, Some(from) if from.flags & BRIDGE_PORT != 0 && from.master == port.master))
 }
 
@@ -248,7 +248,7 @@ fn is_own(skb: *mut __sk_buff) -> bool {
 #[inline(always)]
 fn is_excluded(index: u32) -> bool {
     // SAFETY: entries are small, written whole by the daemon, and never freed while programs run.
-    matches!(unsafe { INTERFACES.get(&index) }, Some(interface) if interface.flags & EXCLUDED != 0)
+    matches!(unsafe { INTERFACES.get(index) }, Some(interface) if interface.flags & EXCLUDED != 0)
 }
 
 /// Whether this delivery repeats one that was counted.
