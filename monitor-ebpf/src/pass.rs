@@ -153,14 +153,6 @@ fn egress_with<R: Reader>(skb: &__sk_buff, reader: &R, network: u32) -> Option<(
     Some(())
 }
 
-/// Enough of the packet is linear for the longest headers that are parsed directly.
-#[inline(always)]
-fn is_linear(skb: &__sk_buff, network: u32) -> bool {
-    // IPv6 header, ports and TCP flags; IPv4 options and extension headers may lie behind, which is
-    // why the slow way is also taken when the direct one finds less than it needs.
-    skb.data as usize + network as usize + 54 <= skb.data_end as usize
-}
-
 #[inline(always)]
 fn leave(skb: *mut __sk_buff, network: u32) -> Option<()> {
     // SAFETY: the context is valid while the program runs.
@@ -169,8 +161,9 @@ fn leave(skb: *mut __sk_buff, network: u32) -> Option<()> {
     if context.vlan_present != 0 {
         return None;
     }
-    let result = egress_with(context, &Direct::new(skb), network);
-    if result.is_none() && !is_linear(context, network) && context.len > network + 20 {
+    let direct = Direct::new(skb);
+    let result = egress_with(context, &direct, network);
+    if result.is_none() && direct.fell_short(context) {
         return egress_with(context, &Loaded(skb), network);
     }
     result
