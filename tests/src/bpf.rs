@@ -12,21 +12,27 @@ use anyhow::{Context, Result, bail};
 
 use crate::netns::NetNs;
 
-/// From `enum bpf_cmd`, `enum bpf_prog_type` and `enum bpf_attach_type` in linux/bpf.h.
+/// From `enum bpf_cmd`, `enum bpf_prog_type` and `enum bpf_attach_type` in `linux/bpf.h`.
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
+const BPF_PROG_TYPE_XDP: u32 = 6;
 const BPF_PROG_TYPE_CGROUP_SKB: u32 = 8;
 const BPF_CGROUP_INET_INGRESS: u32 = 0;
 const BPF_CGROUP_INET_EGRESS: u32 = 1;
+const BPF_XDP: u32 = 37;
 const BPF_TCX_INGRESS: u32 = 46;
 const BPF_TCX_EGRESS: u32 = 47;
 const BPF_F_BEFORE: u32 = 1 << 3;
 const BPF_F_AFTER: u32 = 1 << 4;
+/// From `linux/if_link.h`: run it in the stack, where it raises a drop, not in the driver.
+const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
 
-/// Return values: `TC_ACT_SHOT` of linux/pkt_cls.h; 0 denies in a cgroup program.
+/// Return values: `TC_ACT_SHOT` of `linux/pkt_cls.h`; 0 denies in a cgroup program.
 const TC_ACT_SHOT: i32 = 2;
 const CGROUP_DENY: i32 = 0;
+/// From `enum xdp_action`.
+const XDP_DROP: i32 = 1;
 
 /// Which side of an interface or cgroup.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -149,7 +155,29 @@ pub fn tcx_drop(netns: &NetNs, interface: &str, side: Side, place: Place) -> Res
         ..LinkCreate::default()
     };
     // The index is looked up in the namespace of the caller.
-    let link = netns.run(|| bpf(BPF_LINK_CREATE, &attr)).context("TCX link")?;
+    let link = netns
+        .run(|| bpf(BPF_LINK_CREATE, &attr))
+        .context("TCX link")?;
+    Ok(Attached { _link: link })
+}
+
+/// Attaches a generic XDP program to an interface that drops every packet.
+///
+/// # Errors
+///
+/// When the kernel refuses.
+pub fn xdp_drop(netns: &NetNs, interface: &str) -> Result<Attached> {
+    let program = load(BPF_PROG_TYPE_XDP, BPF_XDP, XDP_DROP)?;
+    let attr = LinkCreate {
+        prog_fd: fd_number(&program)?,
+        target: netns.ifindex(interface)?,
+        attach_type: BPF_XDP,
+        flags: XDP_FLAGS_SKB_MODE,
+        ..LinkCreate::default()
+    };
+    let link = netns
+        .run(|| bpf(BPF_LINK_CREATE, &attr))
+        .context("XDP link")?;
     Ok(Attached { _link: link })
 }
 

@@ -57,15 +57,26 @@ impl Daemon {
                 command.env_remove(name);
             }
         }
-        command.stdin(Stdio::null()).stdout(File::create(&stdout)?).stderr(File::create(&stderr)?);
+        command
+            .stdin(Stdio::null())
+            .stdout(File::create(&stdout)?)
+            .stderr(File::create(&stderr)?);
         let child = command.spawn().with_context(|| format!("{command:?}"))?;
         let path = format!("/run/netns/{}", netns.name());
-        let mut this = Self { child, netns: path, stdout, stderr };
+        let mut this = Self {
+            child,
+            netns: path,
+            stdout,
+            stderr,
+        };
         until("the daemon is ready", START_DEADLINE, || {
             if let Some(status) = this.child.try_wait()? {
                 bail!("the daemon ended: {status}: {}", this.errors());
             }
-            Ok(this.get("/readyz").ok().filter(|(status, _)| *status == 200))
+            Ok(this
+                .get("/readyz")
+                .ok()
+                .filter(|(status, _)| *status == 200))
         })
         .with_context(|| this.errors())?;
         Ok(this)
@@ -101,14 +112,25 @@ impl Daemon {
                 nix::sched::setns(&namespace, nix::sched::CloneFlags::CLONE_NEWNET)?;
                 Ok(TcpStream::connect_timeout(&LISTEN, DEADLINE)?)
             });
-            connect.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            connect
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })?;
         stream.set_read_timeout(Some(DEADLINE))?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: {LISTEN}\r\nConnection: close\r\n\r\n")?;
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: {LISTEN}\r\nConnection: close\r\n\r\n"
+        )?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
-        let (head, body) = answer.split_once("\r\n\r\n").context("no end of the HTTP head")?;
-        let status = head.split_whitespace().nth(1).context("no HTTP status")?.parse()?;
+        let (head, body) = answer
+            .split_once("\r\n\r\n")
+            .context("no end of the HTTP head")?;
+        let status = head
+            .split_whitespace()
+            .nth(1)
+            .context("no HTTP status")?
+            .parse()?;
         ensure!(
             !head.to_ascii_lowercase().contains("transfer-encoding"),
             "an encoded answer to a plain request: {head}"
@@ -157,7 +179,11 @@ impl Daemon {
         }
         kill(Pid::from_raw(i32::try_from(self.pid())?), Signal::SIGTERM)?;
         let status = until("the daemon ends", DEADLINE, || Ok(self.child.try_wait()?))?;
-        ensure!(status.code() == Some(0), "the daemon ended with {status}: {}", self.errors());
+        ensure!(
+            status.code() == Some(0),
+            "the daemon ended with {status}: {}",
+            self.errors()
+        );
         Ok(())
     }
 }
@@ -183,11 +209,18 @@ fn binary() -> Result<PathBuf> {
     }
     let here = std::env::current_exe()?;
     // target/<profile>/deps/<test binary>
-    let target = here.ancestors().nth(3).context("the test binary is in no target directory")?;
+    let target = here
+        .ancestors()
+        .nth(3)
+        .context("the test binary is in no target directory")?;
     ["release", "debug"]
         .map(|profile| target.join(profile).join("peerwatch"))
         .into_iter()
         .filter(|path| path.is_file())
-        .max_by_key(|path| path.metadata().and_then(|metadata| metadata.modified()).ok())
+        .max_by_key(|path| {
+            path.metadata()
+                .and_then(|metadata| metadata.modified())
+                .ok()
+        })
         .with_context(|| format!("no peerwatch in {}; build it first", target.display()))
 }

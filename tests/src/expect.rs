@@ -73,7 +73,11 @@ impl Kind {
     /// The same packet's answer, made by this host.
     #[must_use]
     pub const fn answer(self) -> Self {
-        Self { direction: "outbound", flow: "reply", ..self }
+        Self {
+            direction: "outbound",
+            flow: "reply",
+            ..self
+        }
     }
 
     fn labels(&self) -> Vec<(&'static str, &'static str)> {
@@ -133,8 +137,11 @@ impl Expected {
         labels.push(("verdict", verdict));
         self.add("packets_total", &labels, count);
         self.add("bytes_total", &labels, bytes);
-        let labels =
-            [("interface", interface), ("direction", kind.direction), ("verdict", verdict)];
+        let labels = [
+            ("interface", interface),
+            ("direction", kind.direction),
+            ("verdict", verdict),
+        ];
         self.add("interface_packets_total", &labels, count);
     }
 
@@ -154,7 +161,9 @@ impl Expected {
     /// True when every expected series rose at least as much as it should.
     #[must_use]
     pub fn reached_by(&self, rises: &Counts) -> bool {
-        self.counts.iter().all(|(series, count)| rises.get(series).is_some_and(|n| n >= count))
+        self.counts
+            .iter()
+            .all(|(series, count)| rises.get(series).is_some_and(|n| n >= count))
     }
 
     /// How the rises differ: one line for each series that is missing, wrong or unexpected. `None`
@@ -169,7 +178,10 @@ impl Expected {
                 let _ok = writeln!(text, "  {series}: expected {expected}, got {got}");
             }
         }
-        for (series, got) in rises.iter().filter(|(series, _)| !self.counts.contains_key(*series)) {
+        for (series, got) in rises
+            .iter()
+            .filter(|(series, _)| !self.counts.contains_key(*series))
+        {
             let _ok = writeln!(text, "  {series}: unexpected, got {got}");
         }
         (!text.is_empty()).then_some(text)
@@ -195,7 +207,15 @@ mod tests {
         let mut other = Expected::nothing();
         other.dropped(kind, ("firewall", "NETFILTER_DROP"), "lan0", 3, 132);
         let text = expected.difference(&other.counts).unwrap();
-        assert_eq!(text.lines().filter(|line| line.ends_with("got 0")).count(), 3);
-        assert_eq!(text.lines().filter(|line| line.contains("unexpected")).count(), 4);
+        assert_eq!(
+            text.lines().filter(|line| line.ends_with("got 0")).count(),
+            3
+        );
+        assert_eq!(
+            text.lines()
+                .filter(|line| line.contains("unexpected"))
+                .count(),
+            4
+        );
     }
 }

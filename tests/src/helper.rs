@@ -57,12 +57,19 @@ impl Helper {
             command.pre_exec(move || {
                 let fd = libc::open(procs.as_ptr(), libc::O_WRONLY);
                 let written = libc::write(fd, c"0".as_ptr().cast(), 1);
-                let result = if written == 1 { Ok(()) } else { Err(std::io::Error::last_os_error()) };
+                let result = if written == 1 {
+                    Ok(())
+                } else {
+                    Err(std::io::Error::last_os_error())
+                };
                 libc::close(fd);
                 result
             });
         }
-        command.env(VARIABLE, words).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command
+            .env(VARIABLE, words)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("{command:?}"))?;
         let stdin = child.stdin.take();
         let stdout = child.stdout.take().context("no stdout")?;
@@ -103,9 +110,13 @@ impl Drop for Helper {
 ///
 /// When the work fails.
 pub fn run_as_helper() -> Result<bool> {
-    let Ok(words) = std::env::var(VARIABLE) else { return Ok(false) };
+    let Ok(words) = std::env::var(VARIABLE) else {
+        return Ok(false);
+    };
     let words: Vec<&str> = words.split(' ').collect();
-    let [task, protocol, address, count] = words[..] else { bail!("bad words {words:?}") };
+    let [task, protocol, address, count] = words[..] else {
+        bail!("bad words {words:?}")
+    };
     let address: SocketAddr = address.parse()?;
     let count: u64 = count.parse()?;
     match (task, protocol) {

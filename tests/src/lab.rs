@@ -47,7 +47,16 @@ pub const BRIDGED_SERVER: u8 = 3;
 pub const fn address(family: Family, net: Net, host: u8) -> IpAddr {
     match family {
         Family::V4 => IpAddr::V4(Ipv4Addr::new(10, 77, net as u8, host)),
-        Family::V6 => IpAddr::V6(Ipv6Addr::new(0xfd77, net as u16, 0, 0, 0, 0, 0, host as u16)),
+        Family::V6 => IpAddr::V6(Ipv6Addr::new(
+            0xfd77,
+            net as u16,
+            0,
+            0,
+            0,
+            0,
+            0,
+            host as u16,
+        )),
     }
 }
 
@@ -100,7 +109,14 @@ impl Lab {
         connect(&gw, "wan0", (Net::Wan, GATEWAY), &server, "eth0", SERVER)?;
         gw.ip_batch("link add br0 type bridge mcast_snooping 0\nlink set br0 up\n")?;
         connect(&gw, "bp0", (Net::Bridge, 101), &peer, "eth1", PEER)?;
-        connect(&gw, "bp1", (Net::Bridge, 102), &server, "eth1", BRIDGED_SERVER)?;
+        connect(
+            &gw,
+            "bp1",
+            (Net::Bridge, 102),
+            &server,
+            "eth1",
+            BRIDGED_SERVER,
+        )?;
         gw.ip_batch(&format!(
             "link set br0 address {}\nlink set bp0 master br0\nlink set bp1 master br0\n",
             mac_text(Net::Bridge, GATEWAY)
@@ -111,7 +127,13 @@ impl Lab {
         give_addresses(&peer, "eth0", Net::Lan, PEER, &[GATEWAY])?;
         give_addresses(&peer, "eth1", Net::Bridge, PEER, &[GATEWAY, BRIDGED_SERVER])?;
         give_addresses(&server, "eth0", Net::Wan, SERVER, &[GATEWAY])?;
-        give_addresses(&server, "eth1", Net::Bridge, BRIDGED_SERVER, &[GATEWAY, PEER])?;
+        give_addresses(
+            &server,
+            "eth1",
+            Net::Bridge,
+            BRIDGED_SERVER,
+            &[GATEWAY, PEER],
+        )?;
         for (host, net) in [(&peer, Net::Lan), (&server, Net::Wan)] {
             let v4 = address(Family::V4, net, GATEWAY);
             let v6 = address(Family::V6, net, GATEWAY);
@@ -228,17 +250,25 @@ fn give_addresses(
     host: u8,
     neighbours: &[u8],
 ) -> Result<()> {
-    let mut lines = String::new();
+    let mut lines = Vec::new();
     for (family, bits, nodad) in [(Family::V4, 24, ""), (Family::V6, 64, "nodad")] {
         let own = address(family, net, host);
-        let broadcast = if family == Family::V4 { "broadcast +" } else { "" };
-        lines += &format!("address add {own}/{bits} {broadcast} dev {interface} {nodad}\n");
+        let broadcast = if family == Family::V4 {
+            "broadcast +"
+        } else {
+            ""
+        };
+        lines.push(format!(
+            "address add {own}/{bits} {broadcast} dev {interface} {nodad}\n"
+        ));
         for neighbour in neighbours {
             let (ip, mac) = (address(family, net, *neighbour), mac_text(net, *neighbour));
-            lines += &format!("neigh replace {ip} lladdr {mac} nud permanent dev {interface}\n");
+            lines.push(format!(
+                "neigh replace {ip} lladdr {mac} nud permanent dev {interface}\n"
+            ));
         }
     }
-    netns.ip_batch(&lines)
+    netns.ip_batch(&lines.concat())
 }
 
 /// Rules that drop all that arrives at an interface, before the stack sees it.

@@ -29,7 +29,11 @@ pub fn keep() -> bool {
 /// A prefix for the names of one lab: unique among living processes.
 #[must_use]
 pub fn unique_prefix() -> String {
-    format!("pw{}x{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+    format!(
+        "pw{}x{}",
+        std::process::id(),
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    )
 }
 
 /// A named network namespace with its loopback up; deleted on drop.
@@ -48,7 +52,10 @@ impl NetNs {
     pub fn create(name: &str) -> Result<Self> {
         run(Command::new("ip").args(["netns", "add", name]))?;
         let path = Path::new(NETNS_DIR).join(name);
-        let this = Self { name: name.to_owned(), path };
+        let this = Self {
+            name: name.to_owned(),
+            path,
+        };
         this.ip("link set lo up")?;
         Ok(this)
     }
@@ -112,7 +119,10 @@ impl NetNs {
     ///
     /// As [`NetNs::sh`].
     pub fn ip(&self, line: &str) -> Result<()> {
-        run(Command::new("ip").args(["-n", &self.name]).args(line.split_whitespace())).map(drop)
+        run(Command::new("ip")
+            .args(["-n", &self.name])
+            .args(line.split_whitespace()))
+        .map(drop)
     }
 
     /// Runs several `ip` lines in one go.
@@ -121,7 +131,10 @@ impl NetNs {
     ///
     /// When one of them fails.
     pub fn ip_batch(&self, lines: &str) -> Result<()> {
-        feed(Command::new("ip").args(["-n", &self.name, "-batch", "-"]), lines)
+        feed(
+            Command::new("ip").args(["-n", &self.name, "-batch", "-"]),
+            lines,
+        )
     }
 
     /// Loads nftables rules.
@@ -149,7 +162,10 @@ impl NetNs {
     ///
     /// When there is no such interface.
     pub fn ifindex(&self, interface: &str) -> Result<u32> {
-        self.read_sysfs_like(interface, "ifindex")?.trim().parse().context("ifindex")
+        self.read_sysfs_like(interface, "ifindex")?
+            .trim()
+            .parse()
+            .context("ifindex")
     }
 
     /// MAC address of an interface.
@@ -162,7 +178,9 @@ impl NetNs {
         let mut mac = [0; 6];
         let mut parts = text.trim().split(':');
         for byte in &mut mac {
-            let part = parts.next().with_context(|| format!("short MAC address {text}"))?;
+            let part = parts
+                .next()
+                .with_context(|| format!("short MAC address {text}"))?;
             *byte = u8::from_str_radix(part, 16)?;
         }
         Ok(mac)
@@ -171,12 +189,18 @@ impl NetNs {
     /// One attribute of an interface. `/sys/class/net` shows the namespace that mounted sysfs, so it
     /// is asked from `ip` instead.
     fn read_sysfs_like(&self, interface: &str, what: &str) -> Result<String> {
-        let text = run(Command::new("ip").args(["-n", &self.name, "-o", "link", "show", interface]))?;
+        let text =
+            run(Command::new("ip").args(["-n", &self.name, "-o", "link", "show", interface]))?;
         let found = match what {
             "ifindex" => text.split(':').next(),
-            _ => text.split_whitespace().skip_while(|word| *word != "link/ether").nth(1),
+            _ => text
+                .split_whitespace()
+                .skip_while(|word| *word != "link/ether")
+                .nth(1),
         };
-        found.map(str::to_owned).with_context(|| format!("no {what} of {interface} in {text}"))
+        found
+            .map(str::to_owned)
+            .with_context(|| format!("no {what} of {interface} in {text}"))
     }
 
     fn open(&self) -> Result<File> {
@@ -204,14 +228,20 @@ impl Drop for NetNs {
 pub fn run(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| format!("{command:?}"))?;
     if !output.status.success() {
-        bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
+        bail!(
+            "{command:?}: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Runs a command with `input` as its stdin.
 fn feed(command: &mut Command, input: &str) -> Result<()> {
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("{command:?}"))?;
     let mut stdin = child.stdin.take().context("no stdin")?;
     stdin.write_all(input.as_bytes())?;
@@ -245,7 +275,10 @@ fn is_orphan(name: &str) -> bool {
 ///
 /// When something of a dead run can't be removed.
 pub fn remove_leftovers() -> Result<()> {
-    for name in names_in(Path::new(NETNS_DIR)).into_iter().filter(|name| is_orphan(name)) {
+    for name in names_in(Path::new(NETNS_DIR))
+        .into_iter()
+        .filter(|name| is_orphan(name))
+    {
         let pids = run(Command::new("ip").args(["netns", "pids", &name]))?;
         for pid in pids.split_whitespace().filter_map(|pid| pid.parse().ok()) {
             match kill(Pid::from_raw(pid), Signal::SIGKILL) {
@@ -268,7 +301,9 @@ pub fn remove_leftovers() -> Result<()> {
 }
 
 fn names_in(directory: &Path) -> Vec<String> {
-    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+    let Ok(entries) = fs::read_dir(directory) else {
+        return Vec::new();
+    };
     entries
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
         .collect()

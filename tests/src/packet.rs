@@ -142,15 +142,32 @@ impl Packet {
             (IpAddr::V6(source), IpAddr::V6(destination)) => {
                 let mut packet = Vec::new();
                 let (next, extensions) = self.extensions();
-                ipv6_header(&mut packet, source, destination, next, extensions.len() + segment.len());
+                ipv6_header(
+                    &mut packet,
+                    source,
+                    destination,
+                    next,
+                    extensions.len() + segment.len(),
+                );
                 packet.extend(extensions);
                 packet.extend(segment);
                 packet
             }
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
                 // Three no-operations and the end of the list (RFC 791 section 3.1).
-                let options: &[u8] = if self.extra_headers { &[1, 1, 1, 0] } else { &[] };
-                ipv4_packet(source, destination, self.protocol.number(), options, &segment, 0)
+                let options: &[u8] = if self.extra_headers {
+                    &[1, 1, 1, 0]
+                } else {
+                    &[]
+                };
+                ipv4_packet(
+                    source,
+                    destination,
+                    self.protocol.number(),
+                    options,
+                    &segment,
+                    0,
+                )
             }
             _ => segment,
         }
@@ -174,7 +191,14 @@ impl Packet {
                     (IpAddr::V4(source), IpAddr::V4(destination)) => {
                         let field = units | if more { 0x2000 } else { 0 };
                         let field = u32::from(field) | (id << 16);
-                        ipv4_packet(source, destination, self.protocol.number(), &[], data, field)
+                        ipv4_packet(
+                            source,
+                            destination,
+                            self.protocol.number(),
+                            &[],
+                            data,
+                            field,
+                        )
                     }
                     (IpAddr::V6(source), IpAddr::V6(destination)) => {
                         let mut packet = Vec::new();
@@ -293,7 +317,8 @@ mod tests {
     fn checksum_of_a_known_header() {
         // The example of an IPv4 header that is widely printed: its checksum is b861.
         let header = [
-            0x45, 0, 0, 0x73, 0, 0, 0x40, 0, 0x40, 0x11, 0, 0, 0xc0, 0xa8, 0, 1, 0xc0, 0xa8, 0, 0xc7,
+            0x45, 0, 0, 0x73, 0, 0, 0x40, 0, 0x40, 0x11, 0, 0, 0xc0, 0xa8, 0, 1, 0xc0, 0xa8, 0,
+            0xc7,
         ];
         let mut sum = Sum::default();
         sum.add(&header);

@@ -38,10 +38,16 @@ impl Pool {
             if let Some(slot) = free.pop() {
                 break slot;
             }
-            free = self.returned.wait(free).unwrap_or_else(PoisonError::into_inner);
+            free = self
+                .returned
+                .wait(free)
+                .unwrap_or_else(PoisonError::into_inner);
         };
         drop(free);
-        let mut lease = Lease { pool: self, lab: None };
+        let mut lease = Lease {
+            pool: self,
+            lab: None,
+        };
         lease.lab = Some(match slot {
             Some(lab) => lab,
             None => Lab::create().context("making a lab")?,

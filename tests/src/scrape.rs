@@ -13,8 +13,10 @@ impl Series {
     #[must_use]
     pub fn new(metric: &str, labels: &[(&str, &str)]) -> Self {
         let labels: BTreeMap<&str, &str> = labels.iter().copied().collect();
-        let labels: Vec<String> =
-            labels.iter().map(|(name, value)| format!("{name}=\"{value}\"")).collect();
+        let labels: Vec<String> = labels
+            .iter()
+            .map(|(name, value)| format!("{name}=\"{value}\""))
+            .collect();
         Self(format!("{metric}{{{}}}", labels.join(",")))
     }
 
@@ -41,16 +43,25 @@ pub type Counts = BTreeMap<Series, u64>;
 /// When a line is not of the text format, a series comes twice, or a value is no whole number.
 pub fn parse(text: &str, names: &[&str]) -> Result<Counts> {
     let mut counts = Counts::new();
-    for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+    for line in text
+        .lines()
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+    {
         let (name, labels, value) = parse_line(line).with_context(|| format!("line {line:?}"))?;
-        let wanted = name.strip_prefix("peerwatch_").is_some_and(|name| names.contains(&name));
+        let wanted = name
+            .strip_prefix("peerwatch_")
+            .is_some_and(|name| names.contains(&name));
         if !wanted {
             continue;
         }
-        let labels: Vec<(&str, &str)> =
-            labels.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let labels: Vec<(&str, &str)> = labels
+            .iter()
+            .map(|(name, value)| (*name, value.as_str()))
+            .collect();
         let series = Series::new(name, &labels);
-        let value = value.parse().with_context(|| format!("{series} is {value}"))?;
+        let value = value
+            .parse()
+            .with_context(|| format!("{series} is {value}"))?;
         if counts.insert(series, value).is_some() {
             bail!("series twice: {line}");
         }
@@ -134,6 +145,9 @@ mod tests {
         assert!(rise(&before, &Counts::from([(series("a"), 1)])).is_err());
         assert!(rise(&before, &Counts::new()).is_err());
         let after = Counts::from([(series("a"), 2), (series("b"), 3)]);
-        assert_eq!(rise(&before, &after).unwrap(), Counts::from([(series("b"), 3)]));
+        assert_eq!(
+            rise(&before, &after).unwrap(),
+            Counts::from([(series("b"), 3)])
+        );
     }
 }

@@ -29,7 +29,11 @@ impl FrameSender {
         // Protocol 0: it only sends, so nothing is delivered to it.
         let socket = netns.run(|| Ok(Socket::new(Domain::PACKET, Type::RAW, None)?))?;
         let ifindex = netns.ifindex(interface)?;
-        Ok(Self { socket, ifindex, source: netns.mac(interface)? })
+        Ok(Self {
+            socket,
+            ifindex,
+            source: netns.mac(interface)?,
+        })
     }
 
     /// Sends one IP packet to a link address.
@@ -74,7 +78,11 @@ impl FrameSender {
 /// When the kernel refuses it. That a firewall dropped it (`EPERM`) is no error.
 pub fn send_made_here(netns: &NetNs, destination: IpAddr, packets: &[Vec<u8>]) -> Result<()> {
     netns.run(|| {
-        let domain = if destination.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+        let domain = if destination.is_ipv4() {
+            Domain::IPV4
+        } else {
+            Domain::IPV6
+        };
         let raw = Some(Protocol::from(libc::IPPROTO_RAW));
         // IPPROTO_RAW implies that the header is included, in both families.
         let socket = Socket::new(domain, Type::RAW, raw)?;

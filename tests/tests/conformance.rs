@@ -1,0 +1,58 @@
+//! N packets in, N counted: in exactly the expected series and no other, read from a real scrape of
+//! the real binary. Needs root. `PEERWATCH_BIN` names the binary, else it is the one beside this test;
+//! `PEERWATCH_KEEP_LAB=1` leaves the labs as they are at the end.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Result;
+use libtest_mimic::{Arguments, Failed, Trial};
+use monitor_tests::pool::{LABS, Pool};
+use monitor_tests::{helper, netns, rows};
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<ExitCode> {
+    if helper::run_as_helper()? {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(arguments.test_threads.unwrap_or(LABS).min(LABS));
+    let pool = Arc::new(Pool::default());
+    let rows = rows::all();
+    eprintln!("conformance: {} rows", rows.len());
+    assert!(rows.len() >= rows::AT_LEAST, "only {} rows", rows.len());
+    let mut trials = Vec::new();
+    for row in rows {
+        let pool = Arc::clone(&pool);
+        trials.push(Trial::test(row.name(), move || {
+            in_lab(&pool, |lab| row.run(lab))
+        }));
+    }
+    if !arguments.list {
+        netns::remove_leftovers()?;
+    }
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    pool.shut_down()?;
+    Ok(conclusion.exit_code())
+}
+
+fn in_lab(
+    pool: &Pool,
+    test: impl FnOnce(&monitor_tests::lab::Lab) -> Result<()>,
+) -> Result<(), Failed> {
+    let lab = pool.take().map_err(|error| format!("{error:#}"))?;
+    let result = test(&lab);
+    if result.is_err() {
+        lab.discard();
+    }
+    result.map_err(|error| format!("{error:#}").into())
+}
