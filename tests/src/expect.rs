@@ -80,7 +80,7 @@ impl Kind {
         }
     }
 
-    fn labels(&self) -> Vec<(&'static str, &'static str)> {
+    pub(crate) fn labels(&self) -> Vec<(&'static str, &'static str)> {
         vec![
             ("traffic", self.traffic),
             ("protocol", self.protocol.name()),

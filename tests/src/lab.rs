@@ -31,6 +31,10 @@ pub enum Net {
     Bridge = 3,
     /// Nobody's; scenes route it.
     Other = 9,
+    /// Behind a tun device of the gateway that a trial makes.
+    Tun = 30,
+    /// Behind an interface of the gateway that comes and goes.
+    Passing = 31,
 }
 
 /// Host number of the gateway in each network.
@@ -138,7 +142,7 @@ impl Lab {
             let v4 = address(Family::V4, net, GATEWAY);
             let v6 = address(Family::V6, net, GATEWAY);
             host.ip_batch(&format!(
-                "route add default via {v4} dev eth0\n-6 route add default via {v6} dev eth0\n"
+                "route add default via {v4} dev eth0\nroute add default via {v6} dev eth0\n"
             ))?;
             host.nft(&sink("eth0"))?;
             host.nft(&sink("eth1"))?;
@@ -225,7 +229,7 @@ pub fn quiet(netns: &NetNs) -> Result<()> {
 }
 
 /// Connects two namespaces by a pair of interfaces, both up, with known link addresses.
-fn connect(
+pub(crate) fn connect(
     gw: &NetNs,
     here: &str,
     (net, number): (Net, u8),
@@ -243,7 +247,8 @@ fn connect(
     other.ip(&format!("link set {there} up"))
 }
 
-fn give_addresses(
+/// Gives an interface an address of both families in a network, and tells it its neighbours.
+pub(crate) fn give_addresses(
     netns: &NetNs,
     interface: &str,
     net: Net,
@@ -274,7 +279,7 @@ fn give_addresses(
 /// Rules that drop all that arrives at an interface, before the stack sees it.
 fn sink(interface: &str) -> String {
     format!(
-        "table netdev sink_{interface} {{ chain all {{ \
+        "table netdev sink_{interface} {{ chain it {{ \
          type filter hook ingress device \"{interface}\" priority -500; policy drop; }}; }}\n"
     )
 }

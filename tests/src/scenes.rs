@@ -279,7 +279,7 @@ impl Obstacle {
             Self::Nothing | Self::Cgroup(_) => {}
             Self::Nft(family, chain, verdict) => {
                 gw.nft(&format!(
-                    "table {family} obstacle {{ chain all {{ type {chain}; \
+                    "table {family} obstacle {{ chain it {{ type {chain}; \
                      {protocol} {side_of_port} {port} {verdict}; }}; }}"
                 ))?;
                 case.on_end(move |lab| lab.gw.nft(&format!("delete table {family} obstacle")));

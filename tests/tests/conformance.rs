@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use libtest_mimic::{Arguments, Failed, Trial};
 use monitor_tests::pool::{LABS, Pool};
-use monitor_tests::{helper, netns, rows};
+use monitor_tests::{helper, lifecycle, netns, rows};
 
 fn main() -> ExitCode {
     match run() {
@@ -36,6 +36,15 @@ fn run() -> Result<ExitCode> {
         trials.push(Trial::test(row.name(), move || {
             in_lab(&pool, |lab| row.run(lab))
         }));
+    }
+    for trial in lifecycle::TRIALS.iter().copied().flatten() {
+        for family in trial.families {
+            let (pool, run) = (Arc::clone(&pool), trial.run);
+            let name = format!("lifecycle/{}/{}", trial.name, family.name());
+            trials.push(Trial::test(name, move || {
+                in_lab(&pool, |lab| run(lab, *family))
+            }));
+        }
     }
     if !arguments.list {
         netns::remove_leftovers()?;

@@ -114,10 +114,11 @@ pub(super) const SCENES: &[Scene] = &[
     }),
 ];
 
+/// The stack frees what a generic program drops without naming a reason (`do_xdp_generic`).
 const fn xdp() -> Play {
     Play::Dropped {
         by: Obstacle::Xdp("lan0"),
-        reason: ("firewall", "XDP"),
+        reason: ("firewall", "NOT_SPECIFIED"),
         at: "lan0",
     }
 }

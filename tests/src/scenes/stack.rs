@@ -87,7 +87,7 @@ fn route<'b>(case: &'b Case<'_>, kind: &'static str) -> Result<Plan<'b>> {
         .map(|_| case.packet((Net::Lan, PEER), (Net::Other, 9)))
         .collect();
     let reason = match (case.family(), kind) {
-        (Family::V6, "") => "IP_OUTNOROUTES",
+        (_, "") | (Family::V6, "unreachable" | "prohibit") => "IP_INNOROUTES",
         _ => "NOT_SPECIFIED",
     };
     let mut expected = Expected::nothing();
@@ -178,7 +178,7 @@ fn translated<'b>(case: &'b Case<'_>, offset: u16, expected: Expected) -> Result
     };
     let (protocol, public) = (case.protocol().name(), case.port() + offset);
     case.lab.gw.nft(&format!(
-        "table {table} published {{ chain all {{ type nat hook prerouting priority -100; \
+        "table {table} published {{ chain it {{ type nat hook prerouting priority -100; \
          iifname lan0 {protocol} dport {public} dnat to {target}; }}; }}"
     ))?;
     case.on_end(move |lab: &Lab| lab.gw.nft(&format!("delete table {table} published")));
