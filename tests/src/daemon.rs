@@ -203,7 +203,11 @@ impl Drop for Daemon {
 }
 
 /// The binary under test: `PEERWATCH_BIN`, or the newest beside the test binary.
-fn binary() -> Result<PathBuf> {
+///
+/// # Errors
+///
+/// When there is none.
+pub fn binary() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("PEERWATCH_BIN") {
         return Ok(path.into());
     }

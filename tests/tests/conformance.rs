@@ -5,10 +5,10 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
 use monitor_tests::pool::{LABS, Pool};
-use monitor_tests::{helper, lifecycle, netns, rows};
+use monitor_tests::{daemon, helper, lifecycle, netns, rows};
 
 fn main() -> ExitCode {
     match run() {
@@ -47,6 +47,12 @@ fn run() -> Result<ExitCode> {
         }
     }
     if !arguments.list {
+        let binary = daemon::binary()?;
+        ensure!(
+            nix::unistd::geteuid().is_root(),
+            "the labs need root: run `cargo xtask test`"
+        );
+        eprintln!("conformance: testing {}", binary.display());
         netns::remove_leftovers()?;
     }
     let conclusion = libtest_mimic::run(&arguments, trials);

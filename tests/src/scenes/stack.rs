@@ -34,6 +34,30 @@ pub(super) const SCENES: &[Scene] = &[
         Play::Own(|case| route(case, "")),
     ),
     scene(
+        "route_unreachable",
+        Way::Inbound,
+        Play::Own(|case| route_of_own_address(case, "unreachable")),
+    )
+    .only(Limits::V4),
+    scene(
+        "route_blackhole",
+        Way::Inbound,
+        Play::Own(|case| route_of_own_address(case, "blackhole")),
+    )
+    .only(Limits::V4),
+    scene(
+        "route_prohibit",
+        Way::Inbound,
+        Play::Own(|case| route_of_own_address(case, "prohibit")),
+    )
+    .only(Limits::V4),
+    scene(
+        "no_route",
+        Way::Inbound,
+        Play::Own(|case| route_of_own_address(case, "")),
+    )
+    .only(Limits::V4),
+    scene(
         "neighbour_missing",
         Way::Forwarded,
         Play::Own(neighbour_missing),
@@ -99,6 +123,38 @@ fn route<'b>(case: &'b Case<'_>, kind: &'static str) -> Result<Plan<'b>> {
         case.bytes(),
     );
     Ok(Plan::new(move || case.send_lan(&packets), expected))
+}
+
+/// The gateway's own address, of which its routing table says something else than that it is local.
+fn route_of_own_address<'b>(case: &'b Case<'_>, kind: &'static str) -> Result<Plan<'b>> {
+    const LOCAL: &str =
+        "local 10.77.1.1 table local dev lan0 proto kernel scope host src 10.77.1.1";
+    const CONNECTED: &str = "10.77.1.0/24 dev lan0 proto kernel scope link src 10.77.1.1";
+    let gw = &case.lab.gw;
+    gw.ip(&format!("route del {LOCAL}"))?;
+    case.on_end(|lab: &Lab| lab.gw.ip(&format!("route add {LOCAL}")));
+    if kind.is_empty() {
+        gw.ip(&format!("route del {CONNECTED}"))?;
+        case.on_end(|lab: &Lab| lab.gw.ip(&format!("route add {CONNECTED}")));
+    } else {
+        let route = format!("{kind} 10.77.1.1 table local");
+        gw.ip(&format!("route add {route}"))?;
+        case.on_end(move |lab: &Lab| lab.gw.ip(&format!("route del {route}")));
+    }
+    let reason = if kind.is_empty() {
+        "IP_INNOROUTES"
+    } else {
+        "NOT_SPECIFIED"
+    };
+    let mut expected = Expected::nothing();
+    expected.dropped(
+        case.kind(),
+        ("routing", reason),
+        "lan0",
+        case.count,
+        case.bytes(),
+    );
+    Ok(Plan::new(|| case.send(), expected))
 }
 
 /// The packets' next hop does not answer; the kernel gives up after one question.
