@@ -90,7 +90,8 @@ pub struct ReasonInfo {
 
 const _: () = assert!(size_of::<ReasonInfo>() == 4);
 
-/// How many rows the table of places has.
+/// How many rows the table of places has: a power of two, since it is searched by halving. Rows are
+/// sorted by their first address; those that are not used come last, with `u64::MAX` for it.
 pub const MAX_PLACES: u32 = 64;
 
 /// The place is a TCP receive function: rule P, step 3 applies.
@@ -102,7 +103,7 @@ pub const PLACE_TCP_RECEIVE: u8 = 1;
 pub struct Place {
     /// First address.
     pub start: u64,
-    /// First address behind it. 0 in a row that is not used; used rows come first.
+    /// First address behind it.
     pub end: u64,
     /// Code of the [`Group`]: [`Group::Before`], [`Group::After`] or [`Group::Ignored`].
     pub group: u8,
@@ -133,4 +134,4 @@ pub struct DropKey {
 const _: () = assert!(size_of::<DropKey>() == 8);
 
 /// How many different drop counters the map holds.
-pub const MAX_DROP_KEYS: u32 = 8192;
+pub const MAX_DROP_KEYS: u32 = 4096;

@@ -4,7 +4,7 @@
 pub const BRIDGE_PORT: u32 = 1;
 
 /// How many interfaces the maps hold.
-pub const MAX_INTERFACES: u32 = 4096;
+pub const MAX_INTERFACES: u32 = 1024;
 
 /// The key of packets that were on no device when they were dropped.
 pub const NO_INTERFACE: u32 = 0;

@@ -12,6 +12,8 @@ pub mod event;
 pub mod interface;
 pub mod packet;
 pub mod traffic;
+#[cfg(feature = "user")]
+mod user;
 
 /// Defines codes that cross the kernel boundary as `u8`: an enum, `ALL`, `code` and a `from_code`
 /// that refuses unknown ones.

@@ -90,6 +90,30 @@ pub struct TcpFlags {
 // SAFETY: integers only, no padding (2 bytes), alignment 1.
 unsafe impl Plain for TcpFlags {}
 
+/// A TCP header (RFC 9293 section 3.1) up to the flags, 16-bit values in network byte order.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(C)]
+pub struct TcpStart {
+    /// The ports.
+    pub ports: Ports,
+    /// Sequence and acknowledgement number.
+    pub numbers: [u16; 4],
+    /// Header length and flags.
+    pub flags: TcpFlags,
+}
+// SAFETY: integers only, no padding (14 bytes), alignment 2.
+unsafe impl Plain for TcpStart {}
+
+impl TcpStart {
+    /// Sequence and acknowledgement number in one, in no particular byte order: only good for comparing.
+    #[inline(always)]
+    #[must_use]
+    pub fn numbers_key(self) -> u64 {
+        let [a, b, c, d] = self.numbers;
+        (u64::from(a) << 48) | (u64::from(b) << 32) | (u64::from(c) << 16) | u64::from(d)
+    }
+}
+
 /// Offset of [`TcpFlags`] in a TCP header.
 pub const TCP_FLAGS_OFFSET: u32 = 12;
 
@@ -100,12 +124,39 @@ pub struct Address4(pub [u16; 2]);
 // SAFETY: integers only, no padding (4 bytes), alignment 2.
 unsafe impl Plain for Address4 {}
 
+impl Address4 {
+    /// The bytes in the order in which they are sent.
+    #[inline(always)]
+    #[must_use]
+    pub fn bytes(self) -> [u8; 4] {
+        let [[a, b], [c, d]] = self.0.map(u16::to_ne_bytes);
+        [a, b, c, d]
+    }
+}
+
 /// An IPv6 address as it stands in the header.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(C)]
 pub struct Address6(pub [u16; 8]);
 // SAFETY: integers only, no padding (16 bytes), alignment 2.
 unsafe impl Plain for Address6 {}
+
+impl Address6 {
+    /// The bytes in the order in which they are sent.
+    #[inline(always)]
+    #[must_use]
+    pub fn bytes(self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        let mut index = 0;
+        while index < 8 {
+            let [high, low] = self.0[index].to_ne_bytes();
+            bytes[index * 2] = high;
+            bytes[index * 2 + 1] = low;
+            index += 1;
+        }
+        bytes
+    }
+}
 
 /// How many IPv6 extension headers are followed. A longer chain is left out: real ones have at most
 /// three, and Linux itself stops routers from walking long ones (`ip6_opts`, RFC 8504 section 5.3).
@@ -155,10 +206,10 @@ pub fn parse_ipv4<R: Reader>(reader: &R, start: u32) -> Option<Headers> {
         return None;
     }
     Some(Headers {
-        family: IPV4,
-        protocol,
-        later_fragment: u32::from(later),
-        transport: start + header,
+        family: blur(IPV4),
+        protocol: blur(protocol),
+        later_fragment: blur(u32::from(later)),
+        transport: blur(start + header),
         length,
     })
 }
@@ -178,43 +229,81 @@ pub fn parse_ipv6<R: Reader>(reader: &R, start: u32) -> Option<Headers> {
     for _ in 0..=MAX_EXTENSION_HEADERS {
         if let Some(protocol) = protocol_code(next) {
             // The ports must lie inside the packet, not in the padding of a short frame.
-            if length != 0 && offset + 4 > start + length {
+            if offset > BLUR_MAX || length != 0 && offset + 4 > start + length {
                 return None;
             }
             return Some(Headers {
-                family: IPV6,
-                protocol,
-                later_fragment: 0,
-                transport: offset,
+                family: blur(IPV6),
+                protocol: blur(protocol),
+                later_fragment: blur(0),
+                transport: blur(offset),
                 length,
             });
         }
-        let extension: Extension = reader.get(offset)?;
-        match next {
-            // Hop-by-hop options, routing, destination options (RFC 8200 section 4), mobility
-            // (RFC 6275), HIP (RFC 7401), shim6 (RFC 5533): length in 8-byte units without the first.
-            0 | 43 | 60 | 135 | 139 | 140 => offset += (u32::from(extension.length) + 1) * 8,
-            // Authentication header (RFC 4302 section 2.2): in 4-byte units, less 2.
-            51 => offset += (u32::from(extension.length) + 2) * 4,
-            // Fragment (RFC 8200 section 4.5).
-            44 => {
-                if extension.fragment_offset & u16::to_be(0xfff8) != 0 {
-                    let protocol = protocol_code(extension.next_header)?;
-                    return Some(Headers {
-                        family: IPV6,
-                        protocol,
-                        later_fragment: 1,
-                        transport: offset + 8,
-                        length,
-                    });
-                }
-                offset += 8;
-            }
-            _ => return None,
+        // Hop-by-hop options, routing, destination options, fragment (RFC 8200 section 4),
+        // authentication (RFC 4302), mobility (RFC 6275), HIP (RFC 7401), shim6 (RFC 5533).
+        if !matches!(next, 0 | 43 | 44 | 51 | 60 | 135 | 139 | 140) {
+            return None;
         }
+        let extension: Extension = reader.get(offset)?;
+        let is_fragment = equal(next, 44);
+        if is_fragment != 0 && extension.fragment_offset & u16::to_be(0xfff8) != 0 {
+            let protocol = protocol_code(extension.next_header)?;
+            return Some(Headers {
+                family: blur(IPV6),
+                protocol: blur(protocol),
+                later_fragment: blur(1),
+                transport: blur(offset + 8),
+                length,
+            });
+        }
+        // Lengths are in 8-byte units without the first, but for the authentication header (4-byte
+        // units, less 2) and the fragment header (always 8 bytes). No branches: the verifier would
+        // follow each of them through all headers that may come after.
+        let is_authentication = equal(next, 51);
+        let units = u32::from(extension.length) & is_fragment.wrapping_sub(1);
+        let step = (units + 1 + is_authentication) << (3 - is_authentication);
+        // The mask bounds it where the verifier sees it: the compiler knows the bound, and would leave a
+        // plain mask out.
+        offset += blur(step) & 0xfff;
         next = extension.next_header;
     }
     None
+}
+
+/// 1 where both are the same, else 0, without a branch.
+#[inline(always)]
+const fn equal(a: u8, b: u8) -> u32 {
+    ((a ^ b) as u32).wrapping_sub(1) >> 31
+}
+
+/// The most that [`blur`] takes: what a packet pointer can be moved by, with room to spare.
+pub const BLUR_MAX: u32 = 0x3fff;
+
+/// The value, at most [`BLUR_MAX`], by way of memory that the verifier does not follow. It explores the
+/// rest of a program once for each set of values that it can tell apart, and loading takes long where
+/// it can tell many.
+#[inline(always)]
+#[must_use]
+pub fn blur(value: u32) -> u32 {
+    blur_wide(value) & BLUR_MAX
+}
+
+/// As [`blur`], for any value: what comes back has no bounds.
+#[inline(always)]
+#[must_use]
+pub fn blur_wide(value: u32) -> u32 {
+    // Written as 8 bytes and read as the 4 that are not at the beginning of the stack slot: what a
+    // register spilled there is only followed for a read from the beginning.
+    // The second half on either kind of machine.
+    let shift = if cfg!(target_endian = "little") { 32 } else { 0 };
+    let mut slot = [0_u64; 1];
+    let slot = slot.as_mut_ptr();
+    // SAFETY: both halves lie in the local variable.
+    unsafe {
+        slot.write_volatile(u64::from(value) << shift);
+        slot.cast::<u32>().add(1).read_volatile()
+    }
 }
 
 /// How many packets on the wire a packet stands for.

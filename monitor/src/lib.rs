@@ -1,1 +1,23 @@
-//! peerwatch.
+//! The library behind the `peerwatch` binary.
+
+pub mod bpf;
+pub mod btf;
+pub mod cgroup;
+pub mod cli;
+pub mod cmd {
+    //! One file per subcommand.
+    pub mod check_config;
+}
+pub mod config;
+pub mod daemon;
+pub mod diagnostics;
+pub mod drop;
+pub mod http;
+pub mod instance;
+pub mod kallsyms;
+pub mod link;
+pub mod log;
+pub mod metrics;
+pub mod netns;
+pub mod preflight;
+pub mod traffic;

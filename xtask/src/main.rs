@@ -1,3 +1,85 @@
-//! Set-up, run, test, check, vm tests, bench and demo of peerwatch.
+//! Set-up, run, check and test of peerwatch. `cargo xtask --help` lists the tasks.
 
-fn main() {}
+mod build;
+mod check;
+mod cmd;
+mod libtest;
+mod linker;
+mod packages;
+mod prereq;
+mod run;
+mod setup;
+mod state;
+mod test;
+mod toolchain;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+use setup::Needs;
+
+/// Tasks of the peerwatch workspace.
+#[derive(Debug, Parser)]
+#[command(bin_name = "cargo xtask", disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Bring what the build needs: a compiler for the BPF target, and bpf-linker
+    ///
+    /// Takes a rustup nightly if there is one, else Debian's rustc-web. Does nothing twice.
+    Setup {
+        /// Also bring what the checks and tests start: firewalls, tcpdump, promtool, qemu ...
+        #[arg(long)]
+        tests: bool,
+    },
+    /// Set up, build, and run the daemon (through sudo when not root)
+    Run {
+        /// Arguments of `peerwatch run`
+        #[arg(last = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Formatting, lints, documentation, dependencies, tidiness; needs no root
+    Check {
+        /// Only the checks whose name contains one of these
+        names: Vec<String>,
+    },
+    /// All checks, unit tests as the calling user, integration tests as root
+    Test(test::Options),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().task {
+        Task::Setup { tests } => setup::setup(Needs {
+            clippy: tests,
+            tools: tests,
+            root: false,
+        })
+        .map(|_| true),
+        Task::Run { arguments } => run::run(&arguments).map(|()| true),
+        Task::Check { names } => check::check(&names),
+        Task::Test(options) => test::test(&options),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,176 @@
+//! `struct sk_buff` and what hangs on it.
+
+use aya_ebpf::Global;
+use aya_ebpf::helpers::bpf_probe_read_kernel;
+use monitor_common::packet::{Plain, Reader};
+
+use super::{direct, probe};
+use crate::globals;
+
+/// `mac_header` of a packet that has none (`skb_mac_header_was_set`).
+const MAC_HEADER_UNSET: u32 = 0xffff;
+
+/// `DST_METADATA` of `struct dst_entry`: carries tunnel data, and no route.
+const DST_METADATA: u16 = 0x0080;
+/// `DST_FAKE_RTABLE`: the route of a bridge's netfilter code, which says nothing.
+const DST_FAKE_RTABLE: u16 = 0x0040;
+
+/// `struct sk_buff`, as a BTF pointer.
+#[derive(Clone, Copy)]
+pub(crate) struct Skb(pub(crate) *const u8);
+
+impl Skb {
+    #[inline(always)]
+    fn field<T>(self, offset: &Global<u32>) -> T {
+        // SAFETY: the pointer is the tracepoint's own argument, the offsets come from BTF.
+        unsafe { direct(self.0, offset) }
+    }
+
+    /// `protocol`, an EtherType in host byte order.
+    #[inline(always)]
+    pub(crate) fn protocol(self) -> u16 {
+        u16::from_be(self.field(&globals::SK_BUFF_PROTOCOL))
+    }
+
+    /// Index of the interface it came in on, 0 for one made here.
+    #[inline(always)]
+    pub(crate) fn incoming_interface(self) -> u32 {
+        self.field(&globals::SK_BUFF_IIF)
+    }
+
+    /// `pkt_type`, one of `PACKET_HOST` and so on (linux/if_packet.h).
+    #[inline(always)]
+    pub(crate) fn packet_type(self) -> u8 {
+        let byte: u8 = self.field(&globals::SK_BUFF_PKT_TYPE);
+        (byte >> globals::SK_BUFF_PKT_TYPE_SHIFT.load()) & 7
+    }
+
+    /// What the field `dev` holds: a device, or anything else that shares its room.
+    #[inline(always)]
+    pub(crate) fn device(self) -> *const u8 {
+        self.field(&globals::SK_BUFF_DEV)
+    }
+
+    /// `sk`, null for none. Not dereferenced: newer verifiers want to see the comparison with null that
+    /// a check for kernel addresses makes superfluous.
+    #[inline(always)]
+    pub(crate) fn socket(self) -> *const u8 {
+        probe(self.0, &globals::SK_BUFF_SK).unwrap_or(core::ptr::null())
+    }
+
+    #[inline(always)]
+    fn head(self) -> *const u8 {
+        self.field(&globals::SK_BUFF_HEAD)
+    }
+
+    /// Offset of `data` from `head`, bytes.
+    #[inline(always)]
+    fn data_offset(self) -> u32 {
+        let data: *const u8 = self.field(&globals::SK_BUFF_DATA);
+        (data as u64).wrapping_sub(self.head() as u64) as u32
+    }
+
+    /// Offset of the IP header from `head`, bytes. Not set yet where the CPU backlog or generic XDP
+    /// drops (`skb_reset_network_header` comes later): there `data` is at the IP header.
+    #[inline(always)]
+    fn network_offset(self) -> u32 {
+        match u32::from(self.field::<u16>(&globals::SK_BUFF_NETWORK_HEADER)) {
+            0 => self.data_offset(),
+            offset => offset,
+        }
+    }
+
+    /// Whether `data` is at the link header of a packet that has one: so it is at a device, on its way
+    /// out, or not yet taken off one on its way in.
+    #[inline(always)]
+    pub(crate) fn is_at_link_header(self) -> bool {
+        let mac = u32::from(self.field::<u16>(&globals::SK_BUFF_MAC_HEADER));
+        mac != MAC_HEADER_UNSET && self.data_offset() <= mac
+    }
+
+    /// A reader of the bytes from the IP header on.
+    #[inline(always)]
+    pub(crate) fn reader(self) -> HeadReader {
+        let start = self.network_offset();
+        let tail: u32 = self.field(&globals::SK_BUFF_TAIL);
+        HeadReader {
+            base: self.head().wrapping_add(start as usize),
+            available: tail.saturating_sub(start),
+        }
+    }
+
+    /// Bytes from the IP header to the end of the packet.
+    #[inline(always)]
+    pub(crate) fn length(self) -> u32 {
+        let len: u32 = self.field(&globals::SK_BUFF_LEN);
+        len.wrapping_add(self.data_offset())
+            .wrapping_sub(self.network_offset())
+    }
+
+    /// `gso_segs` and `gso_size` out of `skb_shared_info`, which stands behind the data.
+    #[inline(always)]
+    pub(crate) fn gso(self) -> (u32, u32) {
+        let end: u32 = self.field(&globals::SK_BUFF_END);
+        let shared = self.head().wrapping_add(end as usize);
+        let segments = probe::<u16>(shared, &globals::SHARED_INFO_GSO_SEGS).unwrap_or(0);
+        let size = probe::<u16>(shared, &globals::SHARED_INFO_GSO_SIZE).unwrap_or(0);
+        (u32::from(segments), u32::from(size))
+    }
+
+    /// The route, where it has one that says something.
+    #[inline(always)]
+    pub(crate) fn route(self) -> Option<Route> {
+        let reference: u64 = self.field(&globals::SK_BUFF_REFDST);
+        // Bit 0 says that no reference is held (SKB_DST_NOREF).
+        let dst = (reference & !1) as *const u8;
+        if !super::is_kernel_address(dst) {
+            return None;
+        }
+        match probe::<u16>(dst, &globals::DST_FLAGS) {
+            Some(flags) if flags & (DST_METADATA | DST_FAKE_RTABLE) == 0 => Some(Route(dst)),
+            _ => None,
+        }
+    }
+}
+
+/// `struct dst_entry`, at the start of `struct rtable` or `struct rt6_info`.
+#[derive(Clone, Copy)]
+pub(crate) struct Route(*const u8);
+
+impl Route {
+    /// `dev`: the device that it leads to, or the loopback device for an address of this host.
+    #[inline(always)]
+    pub(crate) fn device(self) -> *const u8 {
+        probe(self.0, &globals::DST_DEV).unwrap_or(core::ptr::null())
+    }
+
+    /// `rt_type` of an IPv4 route (linux/rtnetlink.h, `RTN_…`).
+    #[inline(always)]
+    pub(crate) fn ipv4_type(self) -> Option<u16> {
+        probe(self.0, &globals::RTABLE_TYPE)
+    }
+
+    /// `rt6i_flags` of an IPv6 route (`RTF_…`).
+    #[inline(always)]
+    pub(crate) fn ipv6_flags(self) -> Option<u32> {
+        probe(self.0, &globals::RT6_FLAGS)
+    }
+}
+
+/// Reads the linear part of a packet at its address.
+#[derive(Clone, Copy)]
+pub(crate) struct HeadReader {
+    base: *const u8,
+    available: u32,
+}
+
+impl Reader for HeadReader {
+    #[inline(always)]
+    fn get<T: Plain>(&self, offset: u32) -> Option<T> {
+        if offset + size_of::<T>() as u32 > self.available {
+            return None;
+        }
+        // SAFETY: the helper checks the address itself; any bytes are a T.
+        unsafe { bpf_probe_read_kernel(self.base.wrapping_add(offset as usize).cast::<T>()) }.ok()
+    }
+}

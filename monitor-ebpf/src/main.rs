@@ -1,0 +1,118 @@
+//! The kernel programs of peerwatch: entry points.
+//!
+//! Each stands under the prototype of the kernel code that calls it, and does nothing but take its
+//! arguments.
+#![no_std]
+#![no_main]
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_lossless,
+    clippy::inline_always,
+    reason = "kernel programs: widths are the kernel's, and everything is inlined into one program"
+)]
+
+mod count;
+mod drop;
+mod event;
+mod globals;
+mod kernel;
+mod local;
+mod maps;
+mod packet;
+mod pass;
+
+use aya_ebpf::macros::{btf_tracepoint, cgroup_skb, classifier};
+use aya_ebpf::programs::{BtfTracePointContext, SkBuffContext, TcContext};
+use aya_log_ebpf::debug;
+
+use kernel::skb::Skb;
+
+/// Go on with the next program, or with the packet's way (`TCX_NEXT`, `TC_ACT_UNSPEC`).
+const NEXT: i32 = -1;
+/// Let the packet pass.
+const ALLOW: i32 = 1;
+
+/// `void (*btf_trace_kfree_skb)(void *, struct sk_buff *skb, void *location, enum skb_drop_reason
+/// reason, struct sock *rx_sk)`: before 5.17 without the reason, before 6.11 without the socket.
+#[btf_tracepoint(function = "kfree_skb")]
+fn kfree_skb(ctx: BtfTracePointContext) -> i32 {
+    let reason = if globals::HAS_REASON.load() != 0 {
+        ctx.arg(2)
+    } else {
+        0
+    };
+    let receiving_socket = if globals::HAS_RECEIVING_SOCKET.load() != 0 {
+        ctx.arg(3)
+    } else {
+        core::ptr::null()
+    };
+    let freed = drop::Freed {
+        skb: Skb(ctx.arg(0)),
+        location: ctx.arg(1),
+        reason,
+        receiving_socket,
+    };
+    if let Some(decision) = drop::freed(&freed) {
+        debug!(
+            &ctx,
+            "freed at {:x} for reason {}: slot {} group {} class {}",
+            freed.location,
+            freed.reason,
+            decision.slot,
+            decision.group,
+            decision.class
+        );
+    }
+    0
+}
+
+/// `int __cgroup_bpf_run_filter_skb(struct sock *sk, struct sk_buff *skb, enum cgroup_bpf_attach_type
+/// atype)`, at the root of the cgroup tree.
+#[cgroup_skb(ingress)]
+fn deliver(ctx: SkBuffContext) -> i32 {
+    if pass::deliver(ctx.skb.skb).is_some() {
+        debug!(&ctx, "delivered, {} bytes", ctx.skb.len());
+    }
+    ALLOW
+}
+
+/// `struct sk_buff *sch_handle_egress(struct sk_buff *skb, int *ret, struct net_device *dev)`, of
+/// devices with an Ethernet header.
+#[classifier]
+fn egress_ethernet(ctx: TcContext) -> i32 {
+    pass::leave_ethernet(ctx.skb.skb);
+    NEXT
+}
+
+/// As `egress_ethernet`, of all other devices.
+#[classifier]
+fn egress_other(ctx: TcContext) -> i32 {
+    pass::leave_other(ctx.skb.skb);
+    NEXT
+}
+
+/// `struct sk_buff *sch_handle_ingress(struct sk_buff *skb, struct packet_type **pt_prev, int *ret,
+/// struct net_device *orig_dev, bool *another)`, of devices with an Ethernet header.
+#[classifier]
+fn ingress_ethernet(ctx: TcContext) -> i32 {
+    pass::arrive_ethernet(ctx.skb.skb);
+    NEXT
+}
+
+/// As `ingress_ethernet`, of all other devices.
+#[classifier]
+fn ingress_other(ctx: TcContext) -> i32 {
+    pass::arrive_other(ctx.skb.skb);
+    NEXT
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // Nothing here panics: a call would be left over, and the verifier would refuse the program.
+    loop {}
+}
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "license")]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,90 @@
+//! Every map.
+
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray, PerCpuHashMap, RingBuf};
+use monitor_common::counter::{Count, SLOTS};
+use monitor_common::drop::{DropKey, MAX_DROP_KEYS, MAX_PLACES, Place, REASONS, ReasonInfo};
+use monitor_common::event::{EVENT_RING_BYTES, loss};
+use monitor_common::interface::{InterfaceCount, InterfaceInfo, MAX_INTERFACES};
+use monitor_common::traffic::PortTable;
+
+/// Port to traffic. A map and not read-only data, so that a reload needs no new programs.
+#[map]
+pub(crate) static PORT_TABLE: Array<PortTable> = Array::with_max_entries(1, 0);
+
+/// Allowed packets by slot.
+#[map]
+pub(crate) static ALLOWED: PerCpuArray<Count> = PerCpuArray::with_max_entries(SLOTS, 0);
+
+/// Dropped packets.
+#[map]
+pub(crate) static DROPS: PerCpuHashMap<DropKey, Count> =
+    PerCpuHashMap::with_max_entries(MAX_DROP_KEYS, 0);
+
+/// Group and class by reason.
+#[map]
+pub(crate) static REASON_TABLE: Array<ReasonInfo> = Array::with_max_entries(REASONS, 0);
+
+/// Group and class by the function that freed the packet.
+#[map]
+pub(crate) static PLACE_TABLE: Array<Place> = Array::with_max_entries(MAX_PLACES, 0);
+
+/// What the daemon knows of interfaces.
+#[map]
+pub(crate) static INTERFACES: HashMap<u32, InterfaceInfo> =
+    HashMap::with_max_entries(MAX_INTERFACES, 0);
+
+/// Packets by interface.
+#[map]
+pub(crate) static INTERFACE_COUNTS: PerCpuHashMap<u32, InterfaceCount> =
+    PerCpuHashMap::with_max_entries(MAX_INTERFACES, 0);
+
+/// The addresses of this host, IPv4 ones as IPv4-mapped (RFC 4291 section 2.5.5.2). The value has no meaning.
+#[map]
+pub(crate) static LOCAL_ADDRESSES: HashMap<[u8; 16], u8> = HashMap::with_max_entries(16_384, 0);
+
+/// Fragments that are not the first: by direction, then by who counts (see [`fragment`]).
+#[map]
+pub(crate) static FRAGMENTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(fragment::LEN, 0);
+
+/// Who counts a fragment: each has its own counter, so that none can interrupt another's update.
+pub(crate) mod fragment {
+    /// tc programs.
+    pub(crate) const PASSED: u32 = 0;
+    /// The drop program.
+    pub(crate) const DROPPED: u32 = 3;
+    pub(crate) const LEN: u32 = 6;
+}
+
+/// The packet that was last counted as allowed on this CPU.
+#[map]
+pub(crate) static LAST: PerCpuArray<Last> = PerCpuArray::with_max_entries(1, 0);
+
+/// See [`LAST`]. Never leaves the kernel.
+#[repr(C)]
+pub(crate) struct Last {
+    /// Address of the `sk_buff`, 0 for none.
+    pub(crate) skb: u64,
+    /// Both ports as they stand in the header: an `sk_buff` is reused soon, by another packet.
+    pub(crate) ports: u32,
+    /// Where it was counted.
+    pub(crate) slot: u32,
+    /// Of the last packet that a listening socket got: sequence and acknowledgement number.
+    pub(crate) listen_numbers: u64,
+    /// Of the last broadcast that was delivered: its data, and the socket that got it first.
+    pub(crate) fan_data: u64,
+    /// See `fan_data`.
+    pub(crate) fan_socket: u64,
+}
+
+/// Theoretical arrival time of the next event, nanoseconds (generic cell rate algorithm).
+#[map]
+pub(crate) static LOG_LIMIT: Array<u64> = Array::with_max_entries(1, 0);
+
+/// Packet events.
+#[map]
+pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(EVENT_RING_BYTES, 0);
+
+/// What could not be done; indexes are in [`loss`].
+#[map]
+pub(crate) static LOSSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(loss::LEN, 0);

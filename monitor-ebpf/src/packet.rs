@@ -1,0 +1,124 @@
+//! Readers of packet bytes for programs that have a `__sk_buff`, and what the ports say.
+
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::helpers::bpf_skb_load_bytes;
+use core::mem::MaybeUninit;
+use monitor_common::counter::Slot;
+use monitor_common::packet::{Headers, Plain, Ports, Reader, blur};
+use monitor_common::traffic::UNWATCHED;
+use monitor_common::{Flow, Protocol};
+
+use crate::maps::PORT_TABLE;
+
+/// Direct packet access: what of the packet is linear.
+#[derive(Clone, Copy)]
+pub(crate) struct Direct {
+    data: usize,
+    end: usize,
+}
+
+impl Direct {
+    #[inline(always)]
+    pub(crate) fn new(skb: *const __sk_buff) -> Self {
+        // SAFETY: the context is valid while the program runs.
+        unsafe {
+            Self {
+                data: (*skb).data as usize,
+                end: (*skb).data_end as usize,
+            }
+        }
+    }
+}
+
+impl Reader for Direct {
+    #[inline(always)]
+    fn get<T: Plain>(&self, offset: u32) -> Option<T> {
+        let start = self.data + offset as usize;
+        if start + size_of::<T>() > self.end {
+            return None;
+        }
+        // SAFETY: the check above, which the verifier insists on; any bytes are a T, and packet
+        // memory is aligned to 2 as T is.
+        Some(unsafe { *(start as *const T) })
+    }
+}
+
+/// Packet bytes through the helper, which also reads what is not linear: slower, so only where
+/// [`Direct`] falls short.
+#[derive(Clone, Copy)]
+pub(crate) struct Loaded(pub(crate) *mut __sk_buff);
+
+impl Reader for Loaded {
+    #[inline(always)]
+    fn get<T: Plain>(&self, offset: u32) -> Option<T> {
+        let mut value = MaybeUninit::<T>::uninit();
+        // SAFETY: the helper writes the whole of `value` or fails.
+        unsafe {
+            let result = bpf_skb_load_bytes(
+                self.0.cast(),
+                offset,
+                value.as_mut_ptr().cast(),
+                size_of::<T>() as u32,
+            );
+            (result == 0).then(|| value.assume_init())
+        }
+    }
+}
+
+/// A packet of a traffic that is watched.
+#[derive(Clone, Copy)]
+pub(crate) struct Watched {
+    pub(crate) traffic: u32,
+    pub(crate) flow: u32,
+    pub(crate) ports: Ports,
+}
+
+impl Watched {
+    /// Its slot for a direction.
+    #[inline(always)]
+    pub(crate) fn slot(&self, headers: &Headers, direction: u32) -> u32 {
+        Slot::from_codes(
+            self.traffic,
+            headers.protocol,
+            headers.family,
+            direction,
+            self.flow,
+        )
+    }
+
+    /// Both ports in one number.
+    #[inline(always)]
+    pub(crate) fn ports_key(&self) -> u32 {
+        u32::from(self.ports.source) << 16 | u32::from(self.ports.destination)
+    }
+}
+
+/// Which traffic the ports belong to; `None` for a packet that nobody watches.
+#[inline(always)]
+pub(crate) fn watched<R: Reader>(reader: &R, headers: &Headers) -> Option<Watched> {
+    let ports: Ports = reader.get(headers.transport)?;
+    let table = PORT_TABLE.get(0)?;
+    let table = if headers.protocol == Protocol::Tcp as u32 {
+        &table.tcp
+    } else {
+        &table.udp
+    };
+    // The table is indexed by the port as it stands in the header.
+    let request = table[usize::from(ports.destination)];
+    if request != UNWATCHED {
+        return Some(Watched {
+            traffic: u32::from(request - 1),
+            flow: blur(Flow::Request as u32),
+            ports,
+        });
+    }
+    let reply = table[usize::from(ports.source)];
+    if reply != UNWATCHED {
+        return Some(Watched {
+            traffic: u32::from(reply - 1),
+            flow: blur(Flow::Reply as u32),
+            ports,
+        });
+    }
+    None
+}

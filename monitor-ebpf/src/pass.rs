@@ -1,0 +1,328 @@
+//! Packets that are past every verdict: inbound where a socket is about to get them, outbound, forwarded
+//! and bridged where they leave the device. And inbound fragments, where they arrive.
+
+use aya_ebpf::bindings::{__sk_buff, bpf_sock};
+use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_sk_fullsock};
+use monitor_common::interface::BRIDGE_PORT;
+use monitor_common::packet::{
+    ETHERTYPE_IPV4, ETHERTYPE_IPV6, Headers, Reader, TCP_FLAGS_OFFSET, TcpFlags, TcpStart, blur,
+    parse_ipv4, parse_ipv6, segments,
+};
+use monitor_common::{Direction, Protocol, Verdict};
+
+use crate::event::{Report, report};
+use crate::kernel::device::{self, Looked};
+use crate::kernel::probe;
+use crate::maps::{INTERFACES, LAST, fragment};
+use crate::packet::{Direct, Loaded, Watched, watched};
+use crate::{count, globals, local};
+
+/// The loopback device has this index in every namespace.
+const LOOPBACK: u32 = 1;
+/// `ETH_HLEN`
+const ETHERNET_HEADER: u32 = 14;
+
+const SOCK_RAW: u32 = 3;
+const TCP_LISTEN: u32 = 10;
+const TCP_ACK: u8 = 0x10;
+const TCP_SYN: u8 = 0x02;
+/// `PACKET_HOST`: addressed to this host alone (linux/if_packet.h).
+const PACKET_HOST: u32 = 0;
+
+/// Parses by EtherType (as it stands in `__sk_buff.protocol`, network byte order).
+#[inline(always)]
+fn parse<R: Reader>(reader: &R, protocol: u32, network: u32) -> Option<Headers> {
+    if protocol == u32::from(u16::to_be(ETHERTYPE_IPV4)) {
+        parse_ipv4(reader, network)
+    } else if protocol == u32::from(u16::to_be(ETHERTYPE_IPV6)) {
+        parse_ipv6(reader, network)
+    } else {
+        None
+    }
+}
+
+/// Length of the TCP or UDP header, bytes.
+#[inline(always)]
+fn transport_header<R: Reader>(reader: &R, headers: &Headers) -> u32 {
+    if headers.protocol == Protocol::Udp as u32 {
+        return 8;
+    }
+    match reader.get::<TcpFlags>(headers.transport + TCP_FLAGS_OFFSET) {
+        Some(flags) => u32::from(flags.data_offset >> 4) * 4,
+        None => 20,
+    }
+}
+
+/// Counts an allowed packet everywhere it is counted.
+#[inline(always)]
+fn pass<R: Reader>(
+    skb: &__sk_buff,
+    reader: &R,
+    headers: &Headers,
+    watched: &Watched,
+    network: u32,
+    direction: Direction,
+) {
+    let slot = blur(watched.slot(headers, direction as u32));
+    let actual = skb.len.wrapping_sub(network);
+    let length = if headers.length == 0 { actual } else { headers.length };
+    let mut packets = skb.gso_segs;
+    if packets == 0 {
+        packets = 1;
+        if skb.gso_size != 0 {
+            let header = headers.transport - network + transport_header(reader, headers);
+            packets = segments(0, skb.gso_size, length, header);
+        }
+    }
+    count::allowed(slot, packets, length);
+    count::interface(skb.ifindex, |counts| {
+        counts.passed[direction as usize] += u64::from(packets);
+    });
+    if let Some(last) = LAST.get_ptr_mut(0) {
+        // SAFETY: this CPU's own value.
+        unsafe {
+            (*last).skb = core::ptr::from_ref(skb) as u64;
+            (*last).ports = watched.ports_key();
+            (*last).slot = slot;
+        }
+    }
+    if globals::LOG_ALLOWED.load() != 0 {
+        report(
+            reader,
+            headers,
+            watched,
+            &Report {
+                location: 0,
+                interface: skb.ifindex,
+                reason: 0,
+                length,
+                segments: packets,
+                slot,
+                verdict: Verdict::Allowed.code(),
+                class: 0,
+                network,
+            },
+        );
+    }
+}
+
+/// Whether a port of a bridge sends out what came in on a port of the same bridge. What is routed or
+/// made here was counted at the bridge's own device.
+#[inline(always)]
+fn is_bridged(skb: &__sk_buff) -> Option<bool> {
+    // Copied: a map key must not lie in the context.
+    let (index, incoming) = (skb.ifindex, skb.ingress_ifindex);
+    // SAFETY: entries are small, written whole by the daemon, and never freed while programs run.
+    let port = unsafe { INTERFACES.get(&index) }?;
+    if port.flags & BRIDGE_PORT == 0 {
+        return None;
+    }
+    // SAFETY: as above.
+    let from = unsafe { INTERFACES.get(&incoming) };
+    Some(matches!(from, Some(from) if from.flags & BRIDGE_PORT != 0 && from.master == port.master))
+}
+
+#[inline(always)]
+fn egress_with<R: Reader>(skb: &__sk_buff, reader: &R, network: u32) -> Option<()> {
+    let headers = parse(reader, skb.protocol, network)?;
+    let mut direction = if skb.ingress_ifindex == 0 {
+        Direction::Outbound
+    } else {
+        Direction::Forwarded
+    };
+    if headers.later_fragment != 0 {
+        match is_bridged(skb) {
+            Some(false) => return None,
+            Some(true) => direction = Direction::Forwarded,
+            None => {}
+        }
+        count::fragment(fragment::PASSED, direction as u32);
+        return None;
+    }
+    let watched = watched(reader, &headers)?;
+    match is_bridged(skb) {
+        Some(false) => return None,
+        Some(true) => direction = Direction::Forwarded,
+        None => {}
+    }
+    pass(skb, reader, &headers, &watched, network, direction);
+    Some(())
+}
+
+/// Enough of the packet is linear for the longest headers that are parsed directly.
+#[inline(always)]
+fn is_linear(skb: &__sk_buff, network: u32) -> bool {
+    // IPv6 header, ports and TCP flags; IPv4 options and extension headers may lie behind, which is
+    // why the slow way is also taken when the direct one finds less than it needs.
+    skb.data as usize + network as usize + 54 <= skb.data_end as usize
+}
+
+#[inline(always)]
+fn leave(skb: *mut __sk_buff, network: u32) -> Option<()> {
+    // SAFETY: the context is valid while the program runs.
+    let context = unsafe { &*skb };
+    // A tag that hardware will insert: the packet belongs to the VLAN interface, where it was counted.
+    if context.vlan_present != 0 {
+        return None;
+    }
+    let result = egress_with(context, &Direct::new(skb), network);
+    if result.is_none() && !is_linear(context, network) && context.len > network + 20 {
+        return egress_with(context, &Loaded(skb), network);
+    }
+    result
+}
+
+/// tc egress of a device with an Ethernet header.
+#[inline(always)]
+pub(crate) fn leave_ethernet(skb: *mut __sk_buff) {
+    let _: Option<()> = leave(skb, ETHERNET_HEADER);
+}
+
+/// tc egress of any other device: the length of the link header is read from the packet itself.
+#[inline(always)]
+pub(crate) fn leave_other(skb: *mut __sk_buff) {
+    let _: Option<()> = link_header(skb).and_then(|network| leave(skb, network));
+}
+
+/// How far the IP header is behind `data`, bytes.
+#[inline(always)]
+fn link_header(skb: *const __sk_buff) -> Option<u32> {
+    // The context of tc programs is the kernel's `struct sk_buff` itself.
+    let base = skb.cast::<u8>();
+    let head: u64 = probe(base, &globals::SK_BUFF_HEAD)?;
+    let data: u64 = probe(base, &globals::SK_BUFF_DATA)?;
+    let network: u16 = probe(base, &globals::SK_BUFF_NETWORK_HEADER)?;
+    let length = u64::from(network).wrapping_sub(data.wrapping_sub(head));
+    // Longer than any link header there is: not one.
+    (length <= 64).then_some(length as u32)
+}
+
+/// tc ingress: counts fragments for this host that carry no ports. The socket hook sees the datagram
+/// only when it is whole again.
+#[inline(always)]
+fn arrive(skb: *mut __sk_buff, network: u32) -> Option<()> {
+    // SAFETY: the context is valid while the program runs.
+    let context = unsafe { &*skb };
+    if context.vlan_present != 0 {
+        return None;
+    }
+    let reader = Direct::new(skb);
+    let headers = parse(&reader, context.protocol, network)?;
+    if headers.later_fragment != 0 && local::is_destination(&reader, headers.family, network) {
+        count::fragment(fragment::PASSED, Direction::Inbound as u32);
+    }
+    Some(())
+}
+
+/// tc ingress of a device with an Ethernet header.
+#[inline(always)]
+pub(crate) fn arrive_ethernet(skb: *mut __sk_buff) {
+    let _: Option<()> = arrive(skb, ETHERNET_HEADER);
+}
+
+/// tc ingress of any other device: `data` is at the IP header, nothing was put in front of it.
+#[inline(always)]
+pub(crate) fn arrive_other(skb: *mut __sk_buff) {
+    let _: Option<()> = arrive(skb, 0);
+}
+
+/// Whether the socket that gets the packet is in the daemon's network namespace: the hook sees those of
+/// every namespace.
+#[inline(always)]
+fn is_own(skb: *mut __sk_buff) -> bool {
+    if globals::HAS_NETNS_COOKIE.load() != 0 {
+        // SAFETY: the context is valid while the program runs.
+        return unsafe { bpf_get_netns_cookie(skb.cast()) } == globals::NETNS_COOKIE.load();
+    }
+    let Some(address) = probe::<*const u8>(skb.cast(), &globals::SK_BUFF_DEV) else {
+        return false;
+    };
+    matches!(device::look(address), Looked::Own(_))
+}
+
+/// Whether this delivery repeats one that was counted.
+///
+/// The same packet passes twice where a listening socket gets an acknowledgement that fits no request
+/// (`tcp_v4_rcv` filters for the request first, then for the listener), and once for each socket where
+/// a broadcast or multicast datagram has several (`__udp4_lib_mcast_deliver`). Both follow each other
+/// on one CPU with nothing in between.
+#[inline(always)]
+fn is_repeated<R: Reader>(
+    skb: &__sk_buff,
+    socket: *mut bpf_sock,
+    state: u32,
+    reader: &R,
+    headers: &Headers,
+    watched: &Watched,
+) -> bool {
+    let Some(last) = LAST.get_ptr_mut(0) else {
+        return false;
+    };
+    // SAFETY: this CPU's own value.
+    let last = unsafe { &mut *last };
+    if headers.protocol == Protocol::Tcp as u32 {
+        if state != TCP_LISTEN {
+            return false;
+        }
+        let Some(tcp) = reader.get::<TcpStart>(headers.transport) else {
+            return false;
+        };
+        if tcp.flags.flags & (TCP_SYN | TCP_ACK) != TCP_ACK {
+            return false;
+        }
+        let numbers = tcp.numbers_key();
+        let same = last.skb == core::ptr::from_ref(skb) as u64
+            && last.ports == watched.ports_key()
+            && last.listen_numbers == numbers;
+        // Seen twice at most: what comes with the same address after that is a new packet.
+        last.listen_numbers = if same { 0 } else { numbers };
+        return same;
+    }
+    if skb.pkt_type == PACKET_HOST {
+        return false;
+    }
+    // Clones share their data. One delivery gives each socket one: the first socket again is a new
+    // packet that happens to lie in the same memory.
+    let data = u64::from(skb.data);
+    let socket = socket as u64;
+    if last.fan_data == data && last.ports == watched.ports_key() && last.fan_socket != socket {
+        return true;
+    }
+    last.fan_data = data;
+    last.fan_socket = socket;
+    false
+}
+
+/// cgroup ingress at the root: a socket is about to get the packet.
+#[inline(always)]
+pub(crate) fn deliver(skb: *mut __sk_buff) -> Option<()> {
+    // SAFETY: the context is valid while the program runs.
+    let context = unsafe { &*skb };
+    if context.ifindex == LOOPBACK {
+        return None;
+    }
+    let reader = Direct::new(skb);
+    let headers = parse(&reader, context.protocol, 0)?;
+    let watched = watched(&reader, &headers)?;
+    if !is_own(skb) {
+        return None;
+    }
+    // SAFETY: the field is a socket or null, which both the program and the helper check.
+    let socket = unsafe { (*skb).__bindgen_anon_2.sk };
+    if socket.is_null() {
+        return None;
+    }
+    // SAFETY: not null.
+    let socket = unsafe { bpf_sk_fullsock(socket) };
+    if socket.is_null() {
+        return None;
+    }
+    // SAFETY: not null, and a full socket.
+    let (kind, state) = unsafe { ((*socket).type_, (*socket).state) };
+    // A raw socket gets a copy of what the protocol's own socket gets as well, or of what nobody does.
+    if kind == SOCK_RAW || is_repeated(context, socket, state, &reader, &headers, &watched) {
+        return None;
+    }
+    pass(context, &reader, &headers, &watched, 0, Direction::Inbound);
+    Some(())
+}

@@ -1,0 +1,128 @@
+//! What the kernel programs must know of the running kernel, out of its BTF.
+
+use thiserror::Error;
+
+use super::Hook;
+use crate::btf::{Btf, BtfError};
+
+/// The globals that take the offset of a field, and the field. `monitor-ebpf/src/globals.rs` has their
+/// twins.
+const FIELDS: &[(&str, &str)] = &[
+    ("SK_BUFF_HEAD", "sk_buff.head"),
+    ("SK_BUFF_DATA", "sk_buff.data"),
+    ("SK_BUFF_TAIL", "sk_buff.tail"),
+    ("SK_BUFF_END", "sk_buff.end"),
+    ("SK_BUFF_LEN", "sk_buff.len"),
+    ("SK_BUFF_NETWORK_HEADER", "sk_buff.network_header"),
+    ("SK_BUFF_MAC_HEADER", "sk_buff.mac_header"),
+    ("SK_BUFF_PROTOCOL", "sk_buff.protocol"),
+    ("SK_BUFF_IIF", "sk_buff.skb_iif"),
+    ("SK_BUFF_DEV", "sk_buff.dev"),
+    ("SK_BUFF_SK", "sk_buff.sk"),
+    ("SK_BUFF_REFDST", "sk_buff._skb_refdst"),
+    ("SHARED_INFO_GSO_SIZE", "skb_shared_info.gso_size"),
+    ("SHARED_INFO_GSO_SEGS", "skb_shared_info.gso_segs"),
+    ("NET_DEVICE_IFINDEX", "net_device.ifindex"),
+    ("NET_DEVICE_NET", "net_device.nd_net.net"),
+    ("NET_INUM", "net.ns.inum"),
+    ("DST_DEV", "dst_entry.dev"),
+    ("DST_FLAGS", "dst_entry.flags"),
+    ("RTABLE_TYPE", "rtable.rt_type"),
+    ("RT6_FLAGS", "rt6_info.rt6i_flags"),
+    ("SOCK_NET", "sock.__sk_common.skc_net.net"),
+    ("SOCK_STATE", "sock.__sk_common.skc_state"),
+];
+
+/// The fields without which the socket hook cannot tell namespaces apart, where the kernel has no
+/// helper for it.
+const NAMESPACE_FIELDS: &[&str] = &[
+    "sk_buff.dev",
+    "net_device.ifindex",
+    "net_device.nd_net.net",
+    "net.ns.inum",
+];
+
+/// The fields without which packets of devices without an Ethernet header cannot be parsed.
+const LINK_HEADER_FIELDS: &[&str] = &["sk_buff.head", "sk_buff.data", "sk_buff.network_header"];
+
+/// A field that this kernel does not have.
+#[derive(Clone, Debug, Eq, Error, PartialEq)]
+#[error("this kernel's BTF has no field {path}: {why}")]
+pub struct MissingField {
+    /// Dotted path.
+    pub path: &'static str,
+    /// What was looked for in vain.
+    pub why: String,
+}
+
+/// What is known of the running kernel.
+#[derive(Clone, Debug, Default)]
+pub struct KernelFacts {
+    /// Globals and their values.
+    pub offsets: Vec<(&'static str, u32)>,
+    /// Fields that are not there.
+    pub missing: Vec<MissingField>,
+    /// Whether `kfree_skb` says why.
+    pub has_reason: bool,
+    /// Whether `kfree_skb` names the receiving socket.
+    pub has_receiving_socket: bool,
+}
+
+impl KernelFacts {
+    /// Reads everything out of a kernel's BTF. Missing fields are listed, not refused: each takes away
+    /// only the hooks that need it.
+    ///
+    /// # Errors
+    ///
+    /// Where the BTF has no prototype of the tracepoint `kfree_skb`.
+    pub fn from_btf(btf: &Btf) -> Result<Self, BtfError> {
+        let mut facts = Self::default();
+        for &(global, path) in FIELDS {
+            match btf.field(path) {
+                Ok(field) => facts.offsets.push((global, field.offset)),
+                Err(error) => facts.missing.push(MissingField {
+                    path,
+                    why: error.to_string(),
+                }),
+            }
+        }
+        match btf.field("sk_buff.pkt_type") {
+            Ok(field) => {
+                facts
+                    .offsets
+                    .push(("SK_BUFF_PKT_TYPE", field.offset + field.bit_offset / 8));
+                facts
+                    .offsets
+                    .push(("SK_BUFF_PKT_TYPE_SHIFT", field.bit_offset % 8));
+            }
+            Err(error) => facts.missing.push(MissingField {
+                path: "sk_buff.pkt_type",
+                why: error.to_string(),
+            }),
+        }
+        let arguments = btf.tracepoint_arguments("kfree_skb")?;
+        facts.has_reason = arguments
+            .get(2)
+            .is_some_and(|argument| argument.contains("skb_drop_reason"));
+        facts.has_receiving_socket = arguments
+            .get(3)
+            .is_some_and(|argument| argument.contains("sock"));
+        Ok(facts)
+    }
+
+    /// The first field that a hook needs and this kernel lacks; `has_netns_cookie` says whether the
+    /// socket hook can do without device fields.
+    #[must_use]
+    pub fn obstacle(&self, hook: Hook, has_netns_cookie: bool) -> Option<&MissingField> {
+        self.missing.iter().find(|field| match hook {
+            Hook::Drop => match field.path {
+                // Read only where the argument exists.
+                "sock.__sk_common.skc_state" => self.has_receiving_socket,
+                _ => true,
+            },
+            Hook::Deliver => !has_netns_cookie && NAMESPACE_FIELDS.contains(&field.path),
+            Hook::Ingress => false,
+            Hook::Egress => LINK_HEADER_FIELDS.contains(&field.path),
+        })
+    }
+}

@@ -1,0 +1,165 @@
+//! What the daemon tells the kernel programs: ports, reasons, places, interfaces, addresses.
+
+use std::net::IpAddr;
+
+use aya::Ebpf;
+use aya::maps::{Array, HashMap, MapData, MapError};
+use monitor_common::drop::{MAX_PLACES, Place, ReasonInfo};
+use monitor_common::interface::InterfaceInfo;
+use monitor_common::traffic::PortTable;
+use thiserror::Error;
+
+/// A table could not be written.
+#[derive(Debug, Error)]
+pub enum TableError {
+    /// The object has no such map: daemon and programs are of different builds.
+    #[error("the kernel programs have no map {0}")]
+    NoMap(&'static str),
+    /// The kernel refused.
+    #[error("the map {map} could not be written: {source}")]
+    Write {
+        /// The map.
+        map: &'static str,
+        /// What the kernel said.
+        source: MapError,
+    },
+}
+
+/// Takes a map out of the object.
+pub(super) fn take<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, TableError>
+where
+    T: TryFrom<aya::maps::Map, Error = MapError>,
+{
+    let map = ebpf.take_map(name).ok_or(TableError::NoMap(name))?;
+    T::try_from(map).map_err(|source| TableError::Write { map: name, source })
+}
+
+fn written(map: &'static str, result: Result<(), MapError>) -> Result<(), TableError> {
+    result.map_err(|source| TableError::Write { map, source })
+}
+
+/// The tables, writable while the programs run.
+#[derive(Debug)]
+pub struct Tables {
+    ports: Array<MapData, PortTable>,
+    reasons: Array<MapData, ReasonInfo>,
+    places: Array<MapData, Place>,
+    interfaces: HashMap<MapData, u32, InterfaceInfo>,
+    addresses: HashMap<MapData, [u8; 16], u8>,
+}
+
+impl Tables {
+    /// Takes the tables out of a loaded object.
+    ///
+    /// # Errors
+    ///
+    /// Where the object lacks one.
+    pub fn new(ebpf: &mut Ebpf) -> Result<Self, TableError> {
+        Ok(Self {
+            ports: take(ebpf, "PORT_TABLE")?,
+            reasons: take(ebpf, "REASON_TABLE")?,
+            places: take(ebpf, "PLACE_TABLE")?,
+            interfaces: take(ebpf, "INTERFACES")?,
+            addresses: take(ebpf, "LOCAL_ADDRESSES")?,
+        })
+    }
+
+    /// Sets which ports belong to which traffic, all at once.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel refuses.
+    pub fn set_ports(&mut self, table: &PortTable) -> Result<(), TableError> {
+        written("PORT_TABLE", self.ports.set(0, table, 0))
+    }
+
+    /// Sets group and class of every reason, by index.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel refuses.
+    pub fn set_reasons(&mut self, infos: &[ReasonInfo]) -> Result<(), TableError> {
+        for (index, info) in (0..).zip(infos) {
+            written("REASON_TABLE", self.reasons.set(index, info, 0))?;
+        }
+        Ok(())
+    }
+
+    /// Sets the places. Rows beyond [`MAX_PLACES`] are left out, and their number is returned.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel refuses.
+    pub fn set_places(&mut self, places: &[Place]) -> Result<usize, TableError> {
+        let mut rows = places.to_vec();
+        let left_out = rows.len().saturating_sub(MAX_PLACES as usize);
+        let unused = Place {
+            start: u64::MAX,
+            end: u64::MAX,
+            ..Place::default()
+        };
+        rows.resize(MAX_PLACES as usize, unused);
+        rows.sort_by_key(|row| row.start);
+        for (index, row) in (0..).zip(&rows) {
+            written("PLACE_TABLE", self.places.set(index, row, 0))?;
+        }
+        Ok(left_out)
+    }
+
+    /// Says what an interface is.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel refuses, as when the map is full.
+    pub fn set_interface(&mut self, index: u32, info: InterfaceInfo) -> Result<(), TableError> {
+        written("INTERFACES", self.interfaces.insert(index, info, 0))
+    }
+
+    /// Forgets an interface; one that is not known is no error.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel refuses.
+    pub fn remove_interface(&mut self, index: u32) -> Result<(), TableError> {
+        absent_is_fine("INTERFACES", self.interfaces.remove(&index))
+    }
+
+    /// Adds an address of this host.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel refuses, as when the map is full.
+    pub fn add_address(&mut self, address: IpAddr) -> Result<(), TableError> {
+        written(
+            "LOCAL_ADDRESSES",
+            self.addresses.insert(address_key(address), 1, 0),
+        )
+    }
+
+    /// Takes an address away; one that is not known is no error.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel refuses.
+    pub fn remove_address(&mut self, address: IpAddr) -> Result<(), TableError> {
+        absent_is_fine("LOCAL_ADDRESSES", self.addresses.remove(&address_key(address)))
+    }
+}
+
+fn absent_is_fine(map: &'static str, result: Result<(), MapError>) -> Result<(), TableError> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => {
+            Ok(())
+        }
+        other => written(map, other),
+    }
+}
+
+/// An address as the map of local addresses has it: IPv4 ones are IPv4-mapped.
+fn address_key(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
+    }
+}

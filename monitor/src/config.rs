@@ -1,0 +1,374 @@
+//! The configuration: flags, environment and file become one [`Config`] that nobody checks again.
+//!
+//! Precedence: flag, environment, file, default. A list replaces the list of a lower layer.
+
+mod error;
+mod file;
+mod interfaces;
+mod options;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+pub use error::ConfigError;
+pub use interfaces::{InterfaceFilter, LOOPBACK, Pattern, wanted};
+pub use options::{
+    BpfLog, DEFAULT_LISTEN, LogFormat, LogLevel, LogPackets, MAX_LOG_RATE, listen, log_rate,
+    log_rate_text, switch,
+};
+
+use crate::cli::RunFlags;
+use crate::traffic::Traffics;
+use file::File;
+
+/// The file that is read when none is named, if it is there.
+pub const DEFAULT_FILE: &str = "/etc/peerwatch/peerwatch.toml";
+
+/// How many packets the event log takes in a second, unless something else is said.
+pub const DEFAULT_LOG_RATE: u32 = 10;
+
+/// How many packets the event log takes at once, unless something else is said.
+pub const DEFAULT_LOG_BURST: u32 = 100;
+
+/// Everything that a user can set, valid.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where metrics are served.
+    pub listen: SocketAddr,
+    /// Which interfaces are watched.
+    pub interfaces: InterfaceFilter,
+    /// What is counted.
+    pub traffics: Traffics,
+    /// Which packets go to the event log.
+    pub log_packets: LogPackets,
+    /// Packets that the event log takes, per second.
+    pub log_rate: u32,
+    /// Packets that the event log takes at once after a pause.
+    pub log_burst: u32,
+    /// How diagnostics and the event log are written.
+    pub log_format: LogFormat,
+    /// The least severe diagnostics that are written.
+    pub log_level: LogLevel,
+    /// The least severe diagnostics of the kernel programs that are written.
+    pub bpf_log: BpfLog,
+    /// Whether the verifier's whole log is shown when it refuses a program.
+    pub verifier_log: bool,
+    /// The file that was read; `None` where there is none.
+    pub config_path: Option<PathBuf>,
+    /// What it was made of, for a reload.
+    sources: Sources,
+}
+
+/// The process's environment, as far as it may concern peerwatch.
+#[derive(Clone, Debug, Default)]
+pub struct Environment(BTreeMap<OsString, OsString>);
+
+impl Environment {
+    /// Takes what is set for this process.
+    #[must_use]
+    pub fn from_process() -> Self {
+        std::env::vars_os().collect()
+    }
+
+    /// A variable; one that is empty counts as not set, as service managers and containers write it.
+    fn get(&self, variable: &str) -> Option<&OsString> {
+        self.0
+            .get(std::ffi::OsStr::new(variable))
+            .filter(|value| !value.is_empty())
+    }
+
+    fn value<T>(
+        &self,
+        variable: &'static str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Result<Option<T>, ConfigError> {
+        let Some(value) = self.get(variable) else {
+            return Ok(None);
+        };
+        let parsed = match value.to_str() {
+            Some(text) => parse(text),
+            None => Err("its value is no UTF-8; write it in UTF-8".to_owned()),
+        };
+        parsed
+            .map(Some)
+            .map_err(|problem| ConfigError::Environment { variable, problem })
+    }
+
+    /// A list, separated by commas. Those in braces belong to a glob, as in `eth{0,1}`.
+    fn values<T>(
+        &self,
+        variable: &'static str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Option<Vec<T>>, ConfigError> {
+        self.value(variable, |text| {
+            let mut depth = 0_usize;
+            text.split(|c| {
+                match c {
+                    '{' => depth += 1,
+                    '}' => depth = depth.saturating_sub(1),
+                    _ => {}
+                }
+                c == ',' && depth == 0
+            })
+            .map(|item| parse(item.trim()))
+            .collect()
+        })
+    }
+}
+
+impl<K: Into<OsString>, V: Into<OsString>> FromIterator<(K, V)> for Environment {
+    /// Variables that do not begin with `PEERWATCH_` are left out. Unknown ones that do are no error:
+    /// Kubernetes sets some for every service of that name.
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(variables: I) -> Self {
+        let variables = variables
+            .into_iter()
+            .map(|(key, value)| (key.into(), value.into()));
+        let ours = |key: &OsString| key.as_encoded_bytes().starts_with(b"PEERWATCH_");
+        Self(variables.filter(|(key, _)| ours(key)).collect())
+    }
+}
+
+/// What a configuration is made of.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    /// The flags of `run`.
+    pub flags: RunFlags,
+    /// The environment.
+    pub environment: Environment,
+    /// The file that is read when none is named, if it is there.
+    pub default_file: PathBuf,
+}
+
+impl Sources {
+    /// Those of this process, with [`DEFAULT_FILE`].
+    #[must_use]
+    pub fn new(flags: RunFlags) -> Self {
+        Self {
+            flags,
+            environment: Environment::from_process(),
+            default_file: PathBuf::from(DEFAULT_FILE),
+        }
+    }
+}
+
+/// The file that a user names by flag or environment.
+fn named_file(flag: Option<&Path>, environment: &Environment) -> Option<PathBuf> {
+    flag.map(Path::to_owned)
+        .or_else(|| environment.get("PEERWATCH_CONFIG").map(PathBuf::from))
+}
+
+fn read(path: &Path) -> Result<File, ConfigError> {
+    let read_error = |cause| ConfigError::Read {
+        path: path.to_owned(),
+        cause,
+    };
+    File::parse(path, std::fs::read_to_string(path).map_err(read_error)?)
+}
+
+fn parse<T: FromStr<Err = String>>(text: &str) -> Result<T, String> {
+    text.parse()
+}
+
+impl Config {
+    /// Reads the file, merges the layers and checks everything.
+    ///
+    /// # Errors
+    ///
+    /// The first [`ConfigError`] that there is. Interfaces are not looked up:
+    /// [`InterfaceFilter::require`] does.
+    pub fn new(sources: Sources) -> Result<Self, ConfigError> {
+        Self::with_file(sources).map(|(config, _)| config)
+    }
+
+    fn with_file(sources: Sources) -> Result<(Self, File), ConfigError> {
+        let environment = &sources.environment;
+        let (file, config_path) = match named_file(sources.flags.config.as_deref(), environment) {
+            Some(path) => (read(&path)?, Some(path)),
+            None => match read(&sources.default_file) {
+                Err(ConfigError::Read { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => {
+                    (File::default(), None)
+                }
+                read => (read?, Some(sources.default_file.clone())),
+            },
+        };
+        Ok((Self::merge(sources, &file, config_path)?, file))
+    }
+
+    /// Merges the layers. Each is checked as a whole, also where a higher one hides it: a fault in the
+    /// file should not wait for the day when the flag goes.
+    fn merge(
+        sources: Sources,
+        file: &File,
+        config_path: Option<PathBuf>,
+    ) -> Result<Self, ConfigError> {
+        let flags = &sources.flags;
+        let env = &sources.environment;
+        let keys = &file.keys;
+
+        let env_value = env.value("PEERWATCH_LISTEN", listen)?;
+        let file_value = file.value("listen", keys.listen.as_ref(), listen)?;
+        let listen = flags
+            .listen
+            .or(env_value)
+            .or(file_value)
+            .unwrap_or(DEFAULT_LISTEN);
+
+        let env_value = env.values("PEERWATCH_INTERFACE", wanted)?;
+        let file_value = file.values("interface", keys.interface.as_ref(), wanted)?;
+        let include = list(&flags.interface, env_value, file_value);
+        let env_value = env.values("PEERWATCH_EXCLUDE_INTERFACE", parse)?;
+        let file_value =
+            file.values("exclude_interface", keys.exclude_interface.as_ref(), parse)?;
+        let exclude = list(&flags.exclude_interface, env_value, file_value);
+
+        let env_value = env.value("PEERWATCH_LOG_PACKETS", parse)?;
+        let file_value = file.value("log_packets", keys.log_packets.as_ref(), parse)?;
+        let log_packets = flags
+            .log_packets
+            .or(env_value)
+            .or(file_value)
+            .unwrap_or(LogPackets::Dropped);
+
+        let env_value = env.value("PEERWATCH_LOG_PACKETS_RATE", log_rate_text)?;
+        let file_value = file.log_rate("log_packets_rate", keys.log_packets_rate.as_ref())?;
+        let log_rate = flags
+            .log_packets_rate
+            .or(env_value)
+            .or(file_value)
+            .unwrap_or(DEFAULT_LOG_RATE);
+        let env_value = env.value("PEERWATCH_LOG_PACKETS_BURST", log_rate_text)?;
+        let file_value = file.log_rate("log_packets_burst", keys.log_packets_burst.as_ref())?;
+        let log_burst = flags
+            .log_packets_burst
+            .or(env_value)
+            .or(file_value)
+            .unwrap_or(DEFAULT_LOG_BURST);
+
+        let env_value = env.value("PEERWATCH_LOG_FORMAT", parse)?;
+        let file_value = file.value("log_format", keys.log_format.as_ref(), parse)?;
+        let log_format = flags
+            .log_format
+            .or(env_value)
+            .or(file_value)
+            .unwrap_or(LogFormat::Text);
+        let env_value = env.value("PEERWATCH_LOG_LEVEL", parse)?;
+        let file_value = file.value("log_level", keys.log_level.as_ref(), parse)?;
+        let log_level = flags
+            .log_level
+            .or(env_value)
+            .or(file_value)
+            .unwrap_or(LogLevel::Info);
+
+        let env_value = env.value("PEERWATCH_BPF_LOG", parse)?;
+        let file_value = file.value("bpf_log", keys.bpf_log.as_ref(), parse)?;
+        let bpf_log = flags
+            .bpf_log
+            .or(env_value)
+            .or(file_value)
+            .unwrap_or(BpfLog::Off);
+        let env_value = env.value("PEERWATCH_VERIFIER_LOG", switch)?;
+        let verifier_log = flags
+            .verifier_log
+            .or(env_value)
+            .or(keys.verifier_log)
+            .unwrap_or(false);
+
+        Ok(Self {
+            listen,
+            interfaces: InterfaceFilter::new(include, exclude),
+            traffics: file.traffics()?,
+            log_packets,
+            log_rate,
+            log_burst,
+            log_format,
+            log_level,
+            bpf_log,
+            verifier_log,
+            config_path,
+            sources,
+        })
+    }
+
+    /// Checks a file alone, whatever flags and environment say beside its name; returns its path too.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the file, or [`ConfigError::NoFile`] where none is named and the default
+    /// one is not there.
+    pub fn check_file(
+        flag: Option<&Path>,
+        environment: &Environment,
+        default_file: &Path,
+    ) -> Result<(PathBuf, Self), ConfigError> {
+        let path = match named_file(flag, environment) {
+            Some(path) => path,
+            None if default_file.exists() => default_file.to_owned(),
+            None => {
+                return Err(ConfigError::NoFile {
+                    path: default_file.to_owned(),
+                });
+            }
+        };
+        let sources = Sources {
+            flags: RunFlags {
+                config: Some(path.clone()),
+                ..RunFlags::default()
+            },
+            environment: Environment::default(),
+            default_file: default_file.to_owned(),
+        };
+        Ok((path, Self::new(sources)?))
+    }
+
+    /// Reads the file again, with the flags and the environment that the process started with. A
+    /// traffic that was known keeps its index: see [`Traffics::merge_reload`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::new`], and where a traffic finds no free index; then keep the old configuration.
+    pub fn reload_from(&self) -> Result<Self, ConfigError> {
+        let (mut config, file) = Self::with_file(self.sources.clone())?;
+        config.traffics = self
+            .traffics
+            .merge_reload(config.traffics)
+            .map_err(|error| file.reload_error(&error))?;
+        Ok(config)
+    }
+
+    /// The keys, beside traffics, in which a reloaded configuration differs from this one.
+    #[must_use]
+    pub fn changed_keys(&self, new: &Self) -> Vec<&'static str> {
+        [
+            ("listen", self.listen != new.listen),
+            (
+                "interface or exclude_interface",
+                self.interfaces != new.interfaces,
+            ),
+            ("log_packets", self.log_packets != new.log_packets),
+            ("log_packets_rate", self.log_rate != new.log_rate),
+            ("log_packets_burst", self.log_burst != new.log_burst),
+            ("log_format", self.log_format != new.log_format),
+            ("log_level", self.log_level != new.log_level),
+            ("bpf_log", self.bpf_log != new.bpf_log),
+            ("verifier_log", self.verifier_log != new.verifier_log),
+        ]
+        .into_iter()
+        .filter_map(|(key, changed)| changed.then_some(key))
+        .collect()
+    }
+}
+
+/// The list of the highest layer that has one.
+fn list(flags: &[Pattern], env: Option<Vec<Pattern>>, file: Option<Vec<Pattern>>) -> Vec<Pattern> {
+    if flags.is_empty() {
+        env.or(file).unwrap_or_default()
+    } else {
+        flags.to_vec()
+    }
+}

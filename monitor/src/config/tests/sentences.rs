@@ -1,0 +1,181 @@
+//! Every fault of a file, with the sentence that a user reads.
+
+use super::*;
+
+fn sentence(text: &str) -> String {
+    Fixture::new(text).sentence()
+}
+
+#[test]
+fn a_bad_file_gets_one_sentence_with_line_and_key() {
+    for (text, expected) in [
+        (
+            "listen = \"10.0.0.1:1\"\nlog_level = debug\n",
+            "peerwatch.toml:2:13: \"log_level = debug\" is not valid TOML (string values must be \
+             quoted, expected literal string); texts stand in quotes, lists in brackets",
+        ),
+        (
+            "# é\n é[traffic\n",
+            "peerwatch.toml:2:3: \"é[traffic\" is not valid TOML (key with no value, expected `=`); texts \
+             stand in quotes, lists in brackets",
+        ),
+        (
+            "log_level = \"info\"\nlog_level = \"debug\"\n",
+            "peerwatch.toml:2:1: \"log_level = \"debug\"\" is not valid TOML (duplicate key); texts \
+             stand in quotes, lists in brackets",
+        ),
+        (
+            "\nlisten_address = \":1\"\n",
+            "peerwatch.toml:2:1: unknown key `listen_address`, expected one of `listen`, \
+             `interface`, `exclude_interface`, `log_packets`, `log_packets_rate`, \
+             `log_packets_burst`, `log_format`, `log_level`, `bpf_log`, `verifier_log`, \
+             `builtin_traffics`, `traffic`",
+        ),
+        (
+            "[[traffic]]\nname = \"a\"\nport = [\"tcp/1\"]\n",
+            "peerwatch.toml:3:1: unknown key `port`, expected `name` or `ports`",
+        ),
+        (
+            "[[traffic]]\nname = \"a\"\n",
+            "peerwatch.toml:1:1: [[traffic]] lacks `ports`; it needs a name and ports, like name = \
+             \"cache_http\", ports = [\"tcp/80\"]",
+        ),
+        (
+            "listen = 9680\n",
+            "peerwatch.toml:1:10: listen: invalid type: integer `9680`, expected a string",
+        ),
+        (
+            "[[traffic]]\nname = \"a\"\nports = [\"tcp/1\", 80]\n",
+            "peerwatch.toml:3:19: traffic.ports: invalid type: integer `80`, expected a string",
+        ),
+        (
+            "[[traffic]]\nname = \"a\"\nports = [\"tcp/1\"]\n[[traffic]]\nname = 7\nports = []\n",
+            "peerwatch.toml:5:8: traffic.name: invalid type: integer `7`, expected a string",
+        ),
+        (
+            "traffic = 1\n",
+            "peerwatch.toml:1:11: traffic: invalid type: integer `1`, expected a sequence",
+        ),
+        (
+            "verifier_log = \"yes\"\n",
+            "peerwatch.toml:1:16: verifier_log: invalid type: string \"yes\", expected a boolean",
+        ),
+        (
+            "log_packets_rate = 0\n",
+            "peerwatch.toml:1:20: log_packets_rate: 0 is not from 1 to 1000000; to log no packets \
+             set log_packets to none",
+        ),
+        (
+            "log_packets = \"some\"\n",
+            "peerwatch.toml:1:15: log_packets: \"some\" is none of dropped, allowed, all, none",
+        ),
+        (
+            "interface = [\"eth0\",\n  \"wan[\"]\n",
+            "peerwatch.toml:2:3: interface: \"wan[\" is no glob (unclosed character class; missing \
+             ']'); write one like \"eth*\"",
+        ),
+        (
+            "builtin_traffics = false\n",
+            "peerwatch.toml:1:20: builtin_traffics: no traffic is left to watch; add a [[traffic]] \
+             or set it to true",
+        ),
+    ] {
+        assert_eq!(sentence(text), expected);
+    }
+}
+
+#[test]
+fn a_bad_traffic_is_named_by_its_line() {
+    for (text, expected) in [
+        (
+            "[[traffic]]\nname = \"a\"\nports = [\n  \"tcp/1\",\n  \"tcp/65536\",\n]\n",
+            "peerwatch.toml:5:3: traffic.ports: \"tcp/65536\" has no port from 1 to 65535; write a \
+             port like \"tcp/7680\"",
+        ),
+        (
+            "[[traffic]]\nname = \"web\"\nports = [\"tcp/80\", \"tcp/443\"]\n",
+            "peerwatch.toml:3:20: traffic.ports: tcp/443 is in the built-in traffic \"https\" already; \
+             leave it out here, or replace that one by a [[traffic]] named \"https\"",
+        ),
+        (
+            "[[traffic]]\nname = \"a\"\nports = [\"tcp/1\"]\n[[traffic]]\nname = \"b\"\n\
+             ports = [\"udp/1\", \"tcp/1\"]\n",
+            "peerwatch.toml:6:19: traffic.ports: tcp/1 is in traffic \"a\" already; take it out of \
+             one of the two places",
+        ),
+        (
+            // The built-in one comes second here, but has no line.
+            "[[traffic]]\nname = \"do_peer\"\nports = [\"tcp/443\"]\n",
+            "peerwatch.toml:3:10: traffic.ports: tcp/443 is in the built-in traffic \"https\" already; \
+             leave it out here, or replace that one by a [[traffic]] named \"https\"",
+        ),
+        (
+            "[[traffic]]\nname = \"a\"\nports = [\"tcp/1\"]\n[[traffic]]\nname = \"a\"\n\
+             ports = [\"tcp/2\"]\n",
+            "peerwatch.toml:5:8: traffic.name: two traffics are named \"a\"; rename one or merge \
+             their ports",
+        ),
+        (
+            "[[traffic]]\nname = \"do_peer\"\nports = [\"tcp/1\"]\n[[traffic]]\n\
+             name = \"do_peer\"\nports = [\"tcp/2\"]\n",
+            "peerwatch.toml:5:8: traffic.name: two traffics are named \"do_peer\"; rename one or \
+             merge their ports",
+        ),
+        (
+            "[[traffic]]\nname = \"Cache\"\nports = [\"tcp/1\"]\n",
+            "peerwatch.toml:2:8: traffic.name: \"Cache\" is no name for a traffic; use a lower-case \
+             letter, then up to 31 lower-case letters, digits or _",
+        ),
+        (
+            "[[traffic]]\nname = \"a\"\nports = []\n",
+            "peerwatch.toml:3:9: traffic.ports: traffic \"a\" has no port; add one, like \
+             \"tcp/7680\"",
+        ),
+    ] {
+        assert_eq!(sentence(text), expected);
+    }
+}
+
+#[test]
+fn limits_are_named_by_the_line_that_exceeds_them() {
+    use std::fmt::Write;
+
+    let mut text = String::new();
+    for n in 1..=14 {
+        writeln!(text, "[[traffic]]\nname = \"t{n}\"\nports = [\"tcp/{n}\"]").unwrap();
+    }
+    assert_eq!(
+        sentence(&text),
+        "peerwatch.toml:41:8: traffic.name: 17 traffics are more than the 16 that can be watched; \
+         merge some"
+    );
+    // 64 ports of the file, and the built-in ones that come after it in the table.
+    let ports: Vec<_> = (1000..1064).map(|n| format!("\"udp/{n}\"")).collect();
+    let text = format!(
+        "[[traffic]]\nname = \"do_peer\"\nports = [{}]\n",
+        ports.join(", ")
+    );
+    assert_eq!(
+        sentence(&text),
+        "peerwatch.toml:2:8: traffic.name: 67 ports are more than the 64 that can be watched; leave \
+         some out"
+    );
+}
+
+#[test]
+fn no_prefix_of_a_file_makes_the_parser_panic() {
+    let text = "listen = \":1\"\n# é\nlog_packets_rate = 10\ninterface = [\"é*\",\n 'x']\n\
+                [[traffic]]\nname = \"a\"\nports = [\"tcp/1\"]\n[[traffic]]\nnämé = 1\n";
+    let mut refused = 0;
+    for (end, _) in text.char_indices() {
+        match File::parse(Path::new("x"), text[..end].to_owned()) {
+            Ok(file) => assert!(file.traffics().is_ok()),
+            Err(error) => {
+                refused += 1;
+                assert!(error.to_string().starts_with("x:"), "{error}");
+                assert_eq!(error.to_string().lines().count(), 1, "{error}");
+            }
+        }
+    }
+    assert!(refused > 50, "{refused}");
+}

@@ -1,0 +1,205 @@
+//! Against real sockets on the loopback device.
+
+mod limits;
+mod pages;
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::server::{Limits, serve_within};
+use super::{HttpError, Site, bind, describe};
+
+/// Longer than anything here takes, short enough to notice a hang.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// A site whose answers the test sets.
+struct Fake {
+    metrics: Mutex<Result<String, String>>,
+    ready: Mutex<Result<(), String>>,
+    /// Locked by a test that wants a scrape to take as long as it likes.
+    gate: Mutex<()>,
+    running: AtomicU32,
+    most_running: AtomicU32,
+    scrapes: AtomicU32,
+}
+
+impl Site for Fake {
+    fn metrics(&self) -> Result<String, String> {
+        let running = self.running.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most_running.fetch_max(running, Ordering::SeqCst);
+        self.scrapes.fetch_add(1, Ordering::SeqCst);
+        drop(self.gate.lock().unwrap());
+        self.running.fetch_sub(1, Ordering::SeqCst);
+        let metrics = self.metrics.lock().unwrap().clone();
+        assert!(metrics != Err("panic".to_owned()), "asked to panic");
+        metrics
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        self.ready.lock().unwrap().clone()
+    }
+}
+
+/// Makes scrapes of a site wait until the function that it gives is called.
+async fn hold_scrapes(site: &Arc<Fake>) -> impl FnOnce() {
+    let site = Arc::clone(site);
+    let (opened, open) = std::sync::mpsc::channel::<()>();
+    let (locked, wait) = oneshot::channel();
+    let keeper = std::thread::spawn(move || {
+        let gate = site.gate.lock().unwrap();
+        locked.send(()).unwrap();
+        open.recv().unwrap();
+        drop(gate);
+    });
+    wait.await.unwrap();
+    move || {
+        opened.send(()).unwrap();
+        keeper.join().unwrap();
+    }
+}
+
+struct Server {
+    address: SocketAddr,
+    site: Arc<Fake>,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<Result<(), HttpError>>,
+}
+
+fn start(limits: Limits) -> Server {
+    let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = listener.local_addr().unwrap();
+    let site = Arc::new(Fake {
+        metrics: Mutex::new(Ok("# TYPE a counter\na 1\n".repeat(2000))),
+        ready: Mutex::new(Ok(())),
+        gate: Mutex::new(()),
+        running: AtomicU32::new(0),
+        most_running: AtomicU32::new(0),
+        scrapes: AtomicU32::new(0),
+    });
+    let (stop, stopped) = oneshot::channel();
+    let shutdown = async { stopped.await.unwrap() };
+    let shown = Arc::clone(&site) as Arc<dyn Site>;
+    let task = tokio::spawn(serve_within(limits, listener, shown, shutdown));
+    Server {
+        address,
+        site,
+        stop,
+        task,
+    }
+}
+
+impl Server {
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    /// Sends bytes and reads until the server closes.
+    async fn send(&self, bytes: &[u8]) -> Vec<u8> {
+        let mut stream = self.connect().await;
+        stream.write_all(bytes).await.unwrap();
+        read_to_end(&mut stream).await
+    }
+
+    async fn ask(&self, method: &str, path: &str, headers: &str) -> (String, Vec<u8>) {
+        let request =
+            format!("{method} {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{headers}\r\n");
+        split(&self.send(request.as_bytes()).await)
+    }
+}
+
+async fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
+    let mut answer = Vec::new();
+    let read = timeout(DEADLINE, stream.read_to_end(&mut answer)).await;
+    match read.expect("the server closes in time") {
+        // A reset after the answer is the server closing with bytes of ours unread.
+        Ok(_) => answer,
+        Err(error) if error.raw_os_error() == Some(libc::ECONNRESET) => answer,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// Head and body.
+fn split(answer: &[u8]) -> (String, Vec<u8>) {
+    let end = answer.windows(4).position(|w| w == b"\r\n\r\n").unwrap() + 4;
+    let head = String::from_utf8(answer[..end].to_vec()).unwrap();
+    (head, answer[end..].to_vec())
+}
+
+fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    head.lines().find_map(|line| {
+        let (key, value) = line.split_once(": ")?;
+        key.eq_ignore_ascii_case(name).then_some(value)
+    })
+}
+
+async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + DEADLINE;
+    while !condition() {
+        assert!(Instant::now() < end, "{what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[test]
+fn a_bad_address_is_explained() {
+    let taken = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = taken.local_addr().unwrap();
+    let text = bind(address).unwrap_err().to_string();
+    let port = address.port();
+    assert_eq!(
+        text,
+        format!(
+            "127.0.0.1:{port} is in use by another program; choose another address with --listen, \
+             or find that program with `ss -ltnp 'sport = :{port}'`"
+        )
+    );
+    // RFC 5737: an address for documentation, nobody's.
+    let text = bind("192.0.2.1:9680".parse().unwrap())
+        .unwrap_err()
+        .to_string();
+    assert_eq!(
+        text,
+        "192.0.2.1:9680 is not an address of this host; choose one of `ip address` with --listen, \
+         or 0.0.0.0:9680 for all of them"
+    );
+}
+
+#[test]
+fn the_ipv6_wildcard_takes_ipv4() {
+    let listener = bind("[::]:0".parse().unwrap()).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+}
+
+#[test]
+fn the_first_line_says_who_can_reach_it() {
+    let cases = [
+        (
+            "127.0.0.1:9680",
+            "metrics on http://127.0.0.1:9680/metrics (this host only; --listen [::]:9680 for others)",
+        ),
+        (
+            "[::1]:80",
+            "metrics on http://[::1]:80/metrics (this host only; --listen [::]:80 for others)",
+        ),
+        (
+            "[::]:9680",
+            "metrics on http://[::]:9680/metrics (anyone who can reach this host)",
+        ),
+        (
+            "10.0.0.1:9680",
+            "metrics on http://10.0.0.1:9680/metrics (anyone who can reach this host)",
+        ),
+    ];
+    for (address, wanted) in cases {
+        assert_eq!(describe(address.parse().unwrap()), wanted);
+    }
+}

@@ -1,0 +1,280 @@
+//! Decoding of rtnetlink messages (`rtnetlink(7)`, `include/uapi/linux/rtnetlink.h`).
+//!
+//! Only what is needed is read, and an attribute that can't be read is left out. The general decoder
+//! of netlink-packet-route gives up a whole message for one attribute that it does not expect; an
+//! interface must not be missed because a newer kernel tells more about it.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::{Interface, LinkType};
+
+pub(super) const RTM_NEWLINK: u16 = 16;
+pub(super) const RTM_DELLINK: u16 = 17;
+pub(super) const RTM_GETLINK: u16 = 18;
+pub(super) const RTM_NEWADDR: u16 = 20;
+pub(super) const RTM_DELADDR: u16 = 21;
+pub(super) const RTM_GETADDR: u16 = 22;
+
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const NLM_F_REQUEST: u16 = 0x1;
+const NLM_F_DUMP: u16 = 0x300;
+const NLM_F_DUMP_INTR: u16 = 0x10;
+
+/// `struct nlmsghdr`, `struct ifinfomsg`, `struct ifaddrmsg`, bytes.
+const NLMSGHDR: usize = 16;
+const IFINFOMSG: usize = 16;
+const IFADDRMSG: usize = 8;
+
+const IFLA_IFNAME: u16 = 3;
+const IFLA_LINK: u16 = 5;
+const IFLA_MASTER: u16 = 10;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_LINK_NETNSID: u16 = 37;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_SLAVE_KIND: u16 = 4;
+
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+const IFA_BROADCAST: u16 = 4;
+
+/// The flags of an attribute's type: nested, and in network byte order.
+const NLA_TYPE_MASK: u16 = 0x3fff;
+
+/// An address of an interface. The kernel tells addresses apart by all fields but the broadcast
+/// address (`__inet_insert_ifa`).
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) struct Address {
+    /// Index of the interface.
+    pub(super) index: u32,
+    /// The address of this host.
+    pub(super) local: IpAddr,
+    /// The other end of a point-to-point interface, else as `local`.
+    pub(super) peer: IpAddr,
+    /// Bits of the prefix.
+    pub(super) prefix: u8,
+}
+
+/// What the kernel tells.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Message {
+    NewLink(Interface),
+    DelLink(u32),
+    /// With the broadcast address that is set for it.
+    NewAddress(Address, Option<IpAddr>),
+    DelAddress(Address),
+}
+
+/// What a netlink message carries.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Body {
+    Message(Message),
+    /// The end of a dump.
+    Done,
+    /// The kernel refused or broke off a dump: the error number.
+    Failed(i32),
+    /// Of another kind, or without what makes it useful.
+    Other,
+}
+
+/// One netlink message.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Frame {
+    /// Of the request that it answers, or that caused the change it tells of.
+    pub(super) sequence: u32,
+    /// Of the socket that made that request.
+    pub(super) port: u32,
+    /// Things changed while the kernel dumped them, so some may be missing.
+    pub(super) interrupted: bool,
+    pub(super) body: Body,
+}
+
+/// The request for all links or addresses.
+pub(super) fn dump_request(kind: u16, sequence: u32) -> Vec<u8> {
+    let body = if kind == RTM_GETLINK {
+        IFINFOMSG
+    } else {
+        IFADDRMSG
+    };
+    let mut request = Vec::with_capacity(NLMSGHDR + IFINFOMSG);
+    request.extend(
+        u32::try_from(NLMSGHDR + body)
+            .unwrap_or_default()
+            .to_ne_bytes(),
+    );
+    request.extend(kind.to_ne_bytes());
+    request.extend((NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
+    request.extend(sequence.to_ne_bytes());
+    request.extend(0_u32.to_ne_bytes());
+    // All zero: any family, any interface.
+    request.resize(NLMSGHDR + body, 0);
+    request
+}
+
+/// The messages of one datagram. What follows a length that can't be is left out.
+pub(super) fn decode(mut datagram: &[u8]) -> Vec<Frame> {
+    let mut frames = Vec::new();
+    while let Some(length) = u32_at(datagram, 0).and_then(|length| usize::try_from(length).ok()) {
+        let Some(message) = datagram.get(..length) else {
+            break;
+        };
+        let Some(frame) = decode_message(message) else {
+            break;
+        };
+        frames.push(frame);
+        datagram = datagram
+            .get(length.next_multiple_of(4)..)
+            .unwrap_or_default();
+    }
+    frames
+}
+
+fn decode_message(message: &[u8]) -> Option<Frame> {
+    let payload = message.get(NLMSGHDR..)?;
+    let body = match u16_at(message, 4)? {
+        NLMSG_DONE => match i32_at(payload, 0) {
+            Some(error) if error < 0 => Body::Failed(error.saturating_neg()),
+            _ => Body::Done,
+        },
+        NLMSG_ERROR => Body::Failed(i32_at(payload, 0).unwrap_or_default().saturating_neg()),
+        RTM_NEWLINK => link(payload).map_or(Body::Other, Body::Message),
+        RTM_DELLINK => {
+            link_index(payload).map_or(Body::Other, |index| Body::Message(Message::DelLink(index)))
+        }
+        kind @ (RTM_NEWADDR | RTM_DELADDR) => address(payload).map_or(Body::Other, |(a, brd)| {
+            Body::Message(match kind {
+                RTM_NEWADDR => Message::NewAddress(a, brd),
+                _ => Message::DelAddress(a),
+            })
+        }),
+        _ => Body::Other,
+    };
+    Some(Frame {
+        sequence: u32_at(message, 8)?,
+        port: u32_at(message, 12)?,
+        interrupted: u16_at(message, 6)? & NLM_F_DUMP_INTR != 0,
+        body,
+    })
+}
+
+/// The index out of a `struct ifinfomsg`; `None` where it tells of something else than the interface.
+///
+/// A bridge tells of its ports in the same group, with the family `AF_BRIDGE`: its `RTM_DELLINK` means
+/// that the interface left the bridge, not that it is gone. Only `AF_UNSPEC` is about the interface.
+fn link_index(payload: &[u8]) -> Option<u32> {
+    let family = *payload.first()?;
+    let index = u32_at(payload, 4)?;
+    (i32::from(family) == libc::AF_UNSPEC && index != 0).then_some(index)
+}
+
+fn link(payload: &[u8]) -> Option<Message> {
+    let index = link_index(payload)?;
+    let mut name = None;
+    let (mut master, mut lower, mut elsewhere) = (None, None, false);
+    let (mut info_kind, mut slave_kind) = (None, None);
+    for (kind, value) in attributes(payload.get(IFINFOMSG..)?) {
+        match kind {
+            IFLA_IFNAME => name = Some(text(value)),
+            IFLA_MASTER => master = u32_at(value, 0).filter(|master| *master != 0),
+            IFLA_LINK => lower = u32_at(value, 0).filter(|lower| ![0, index].contains(lower)),
+            IFLA_LINK_NETNSID => elsewhere = true,
+            IFLA_LINKINFO => {
+                for (kind, value) in attributes(value) {
+                    match kind {
+                        IFLA_INFO_KIND => info_kind = Some(text(value)),
+                        IFLA_INFO_SLAVE_KIND => slave_kind = Some(text(value)),
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    // The other end of a pair lies beside, not below; and the kernel tells of the end that it makes
+    // first before the two are joined.
+    let pair = info_kind
+        .as_deref()
+        .is_some_and(|kind| ["veth", "netkit", "vxcan"].contains(&kind));
+    Some(Message::NewLink(Interface {
+        index,
+        name: name?,
+        kind: LinkType::from_arphrd(u16_at(payload, 2)?),
+        master,
+        slave_kind,
+        info_kind,
+        lower: lower.filter(|_| !elsewhere && !pair),
+    }))
+}
+
+fn address(payload: &[u8]) -> Option<(Address, Option<IpAddr>)> {
+    let family = i32::from(*payload.first()?);
+    let prefix = *payload.get(1)?;
+    let index = u32_at(payload, 4)?;
+    let (mut local, mut peer, mut broadcast) = (None, None, None);
+    for (kind, value) in attributes(payload.get(IFADDRMSG..)?) {
+        match kind {
+            IFA_LOCAL => local = ip(family, value),
+            IFA_ADDRESS => peer = ip(family, value),
+            IFA_BROADCAST => broadcast = ip(family, value),
+            _ => {}
+        }
+    }
+    // IPv6 has IFA_LOCAL only where there is a peer.
+    let local = local.or(peer)?;
+    Some((
+        Address {
+            index,
+            local,
+            peer: peer.unwrap_or(local),
+            prefix,
+        },
+        broadcast,
+    ))
+}
+
+/// The attributes, as type without flags and value, up to the first that does not fit.
+fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let length = usize::from(u16_at(bytes, 0)?);
+        let kind = u16_at(bytes, 2)? & NLA_TYPE_MASK;
+        let value = bytes.get(4..length)?;
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, value))
+    })
+}
+
+fn ip(family: i32, value: &[u8]) -> Option<IpAddr> {
+    match family {
+        libc::AF_INET => <[u8; 4]>::try_from(value)
+            .ok()
+            .map(|a| Ipv4Addr::from(a).into()),
+        libc::AF_INET6 => <[u8; 16]>::try_from(value)
+            .ok()
+            .map(|a| Ipv6Addr::from(a).into()),
+        _ => None,
+    }
+}
+
+/// A text that a NUL ends. The kernel allows any bytes in a name; those that are no UTF-8 are replaced.
+fn text(value: &[u8]) -> String {
+    let end = value
+        .iter()
+        .position(|byte| *byte == 0)
+        .unwrap_or(value.len());
+    String::from_utf8_lossy(&value[..end]).into_owned()
+}
+
+fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
+    Some(u16::from_ne_bytes(*bytes.get(offset..)?.first_chunk()?))
+}
+
+fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(*bytes.get(offset..)?.first_chunk()?))
+}
+
+fn i32_at(bytes: &[u8], offset: usize) -> Option<i32> {
+    u32_at(bytes, offset).map(u32::cast_signed)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,260 @@
+//! The metrics: a collector of the `prometheus` crate that reads the maps when it is scraped.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use prometheus::core::{Collector, Desc};
+use prometheus::process_collector::ProcessCollector;
+use prometheus::proto::MetricFamily;
+use prometheus::{Registry, TextEncoder};
+
+use crate::bpf::Hook;
+use crate::bpf::attach::SharedStates;
+use crate::bpf::counters::{Counters, Snapshot};
+use crate::drop::ReasonTable;
+use crate::traffic::Traffics;
+
+mod families;
+mod interfaces;
+mod packets;
+
+pub use interfaces::InterfaceNames;
+
+use families::Family;
+
+/// What of the running kernel the metrics tell.
+#[derive(Clone, Debug)]
+pub struct KernelInfo {
+    /// `uname -r`
+    pub release: String,
+    /// Whether its BTF could be read.
+    pub btf: bool,
+    /// Whether it gives drop reasons.
+    pub drop_reasons: bool,
+}
+
+/// Where the metrics come from.
+#[derive(Debug)]
+pub struct Source {
+    counters: Mutex<Counters>,
+    traffics: RwLock<Arc<Traffics>>,
+    interfaces: Mutex<InterfaceNames>,
+    /// What was exported last of each allowed series: a packet that is taken off again must not make a
+    /// counter go back.
+    floors: Mutex<BTreeMap<u16, (u64, u64)>>,
+    reload_successful: std::sync::atomic::AtomicBool,
+    states: SharedStates,
+    reasons: Arc<ReasonTable>,
+    kernel: KernelInfo,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // A poisoned lock means that a scrape panicked half-way; the data are counters and names, which
+    // the next one reads anew.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Source {
+    /// A source over the counters of loaded programs.
+    #[must_use]
+    pub fn new(
+        counters: Counters,
+        traffics: Arc<Traffics>,
+        states: SharedStates,
+        reasons: Arc<ReasonTable>,
+        kernel: KernelInfo,
+    ) -> Self {
+        Self {
+            counters: Mutex::new(counters),
+            traffics: RwLock::new(traffics),
+            interfaces: Mutex::new(InterfaceNames::default()),
+            floors: Mutex::new(BTreeMap::new()),
+            reload_successful: std::sync::atomic::AtomicBool::new(true),
+            states,
+            reasons,
+            kernel,
+        }
+    }
+
+    /// The traffics that are watched now.
+    #[must_use]
+    pub fn traffics(&self) -> Arc<Traffics> {
+        Arc::clone(&self.traffics.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes over the outcome of a reload: the new traffics, or `None` where the old ones stay.
+    pub fn reloaded(&self, traffics: Option<Arc<Traffics>>) {
+        self.reload_successful
+            .store(traffics.is_some(), std::sync::atomic::Ordering::Relaxed);
+        if let Some(traffics) = traffics {
+            *self.traffics.write().unwrap_or_else(PoisonError::into_inner) = traffics;
+        }
+    }
+
+    /// An interface is there, under this name from now on; `watched` says whether it gets series of its
+    /// own.
+    pub fn interface_is(&self, index: u32, name: &str, watched: bool) {
+        lock(&self.interfaces).set(index, name, watched);
+    }
+
+    /// An interface is gone: what it counted goes to `other`.
+    pub fn interface_gone(&self, index: u32) {
+        lock(&self.interfaces).remove(index);
+    }
+
+    /// Name of an interface that is there.
+    #[must_use]
+    pub fn interface_name(&self, index: u32) -> Option<String> {
+        lock(&self.interfaces).name(index)
+    }
+
+    /// The name of a drop reason of this kernel.
+    #[must_use]
+    pub fn reason_name(&self, reason: u32) -> String {
+        self.reasons.name(reason).into_owned()
+    }
+
+    /// What could not be done so far, by [`monitor_common::event::loss`].
+    ///
+    /// # Errors
+    ///
+    /// What the kernel said.
+    pub fn losses(&self) -> Result<[u64; 4], String> {
+        lock(&self.counters).read_losses().map_err(|error| error.to_string())
+    }
+
+    /// How many packets were counted so far, allowed and dropped.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel said.
+    pub fn packets_seen(&self) -> Result<u64, String> {
+        let snapshot = lock(&self.counters).read().map_err(|error| error.to_string())?;
+        let allowed: u64 = snapshot.allowed.values().map(|count| count.packets).sum();
+        let dropped: u64 = snapshot.drops.values().map(|count| count.packets).sum();
+        Ok(allowed + dropped)
+    }
+
+    /// Takes interfaces that went long ago out of the map, so that churn does not fill it.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel said.
+    pub fn retire_interfaces(&self) -> Result<(), String> {
+        let mut names = lock(&self.interfaces);
+        let mut counters = lock(&self.counters);
+        names.retire(&mut counters).map_err(|error| error.to_string())
+    }
+
+    fn families(&self) -> Result<Vec<Family>, String> {
+        // Held from before the maps are read: an interface must not be taken out of the map in between,
+        // or it would count twice.
+        let mut interfaces = lock(&self.interfaces);
+        let snapshot: Snapshot = lock(&self.counters).read().map_err(|error| error.to_string())?;
+        let states = self.states.get();
+        let attached = |hook: Hook| {
+            states
+                .iter()
+                .any(|((wanted, _), state)| *wanted == hook && state.is_ok())
+        };
+        let measured = packets::Measured {
+            drop: attached(Hook::Drop),
+            deliver: attached(Hook::Deliver),
+            egress: attached(Hook::Egress),
+        };
+        let mut families = packets::families(
+            &snapshot,
+            &self.traffics(),
+            &self.reasons,
+            measured,
+            &mut lock(&self.floors),
+        );
+        families.push(interfaces.family(&snapshot, measured));
+        drop(interfaces);
+        families.push(packets::fragments(
+            &snapshot,
+            attached(Hook::Ingress),
+            attached(Hook::Egress) || attached(Hook::Drop),
+        ));
+        families.extend(families::hooks(&states));
+        families.extend(families::maps(&snapshot));
+        families.extend(families::losses(&snapshot));
+        families.extend(families::info(
+            &self.kernel,
+            self.reload_successful.load(std::sync::atomic::Ordering::Relaxed),
+        ));
+        Ok(families)
+    }
+}
+
+/// The collector. A scrape that fails gives no families, and its error to [`Exporter::render`].
+struct MapCollector {
+    source: Arc<Source>,
+    descs: Vec<Desc>,
+    error: Arc<Mutex<Option<String>>>,
+}
+
+impl Collector for MapCollector {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descs.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        match self.source.families() {
+            Ok(families) => {
+                *lock(&self.error) = None;
+                families.into_iter().map(Family::into_proto).collect()
+            }
+            Err(error) => {
+                *lock(&self.error) = Some(error);
+                Vec::new()
+            }
+        }
+    }
+}
+
+/// The registry with everything in it.
+pub struct Exporter {
+    registry: Registry,
+    error: Arc<Mutex<Option<String>>>,
+}
+
+impl std::fmt::Debug for Exporter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Exporter").finish_non_exhaustive()
+    }
+}
+
+impl Exporter {
+    /// Registers the source and the process metrics of the client library.
+    ///
+    /// # Errors
+    ///
+    /// Where the registry refuses, as for two metrics of one name.
+    pub fn new(source: Arc<Source>) -> prometheus::Result<Self> {
+        let error = Arc::new(Mutex::new(None));
+        let registry = Registry::new();
+        registry.register(Box::new(MapCollector {
+            source,
+            descs: families::descs()?,
+            error: Arc::clone(&error),
+        }))?;
+        registry.register(Box::new(ProcessCollector::for_self()))?;
+        Ok(Self { registry, error })
+    }
+
+    /// Everything in the text format, version 0.0.4.
+    ///
+    /// # Errors
+    ///
+    /// Why the maps could not be read.
+    pub fn render(&self) -> Result<String, String> {
+        let families = self.registry.gather();
+        if let Some(error) = lock(&self.error).clone() {
+            return Err(error);
+        }
+        TextEncoder::new()
+            .encode_to_string(&families)
+            .map_err(|error| error.to_string())
+    }
+}

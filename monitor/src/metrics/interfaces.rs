@@ -1,0 +1,137 @@
+//! `interface_packets_total`: which interface gets series of its own, and what becomes of the counts
+//! of one that is gone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use monitor_common::interface::{InterfaceCount, NO_INTERFACE, OTHER_INTERFACES};
+use monitor_common::{Direction, Verdict};
+
+use super::families::{Family, INTERFACE_PACKETS};
+use super::packets::Measured;
+use crate::bpf::counters::{Counters, ReadError, Snapshot};
+
+/// How many interfaces get series of their own.
+const MAX_NAMED: usize = 64;
+
+/// How long the counts of an interface that is gone stay in the map: a packet that was in flight may
+/// still be freed.
+const LINGER: Duration = Duration::from_secs(30);
+
+/// The interfaces, by index.
+#[derive(Debug, Default)]
+pub struct InterfaceNames {
+    names: BTreeMap<u32, String>,
+    /// Those with series of their own. One that came when there were too many stays in `other` for
+    /// good: moving it would make `other` go back.
+    named: BTreeSet<u32>,
+    gone: Vec<(u32, Instant)>,
+    /// What interfaces counted that are no longer in the map.
+    retired: InterfaceCount,
+    /// What was exported last: see `floors` of the source.
+    floors: BTreeMap<(String, u8, u8), u64>,
+}
+
+fn add(sum: &mut InterfaceCount, count: &InterfaceCount) {
+    for direction in 0..3 {
+        sum.passed[direction] += count.passed[direction];
+        sum.dropped[direction] += count.dropped[direction];
+        sum.revoked[direction] += count.revoked[direction];
+        sum.taken[direction] += count.taken[direction];
+    }
+}
+
+impl InterfaceNames {
+    pub(super) fn set(&mut self, index: u32, name: &str, watched: bool) {
+        if let Some(old) = self.names.insert(index, name.to_owned())
+            && old != name
+        {
+            self.floors.retain(|(floor, _, _), _| *floor != old);
+        }
+        if watched && self.named.len() < MAX_NAMED {
+            self.named.insert(index);
+        }
+    }
+
+    pub(super) fn remove(&mut self, index: u32) {
+        if let Some(name) = self.names.remove(&index) {
+            self.floors.retain(|(floor, _, _), _| *floor != name);
+            self.named.remove(&index);
+            self.gone.push((index, Instant::now()));
+        }
+    }
+
+    pub(super) fn name(&self, index: u32) -> Option<String> {
+        self.names.get(&index).cloned()
+    }
+
+    pub(super) fn retire(&mut self, counters: &mut Counters) -> Result<(), ReadError> {
+        while let Some(&(index, since)) = self.gone.first() {
+            if since.elapsed() < LINGER {
+                break;
+            }
+            self.gone.remove(0);
+            // The kernel gives an index out again only when it must.
+            if !self.names.contains_key(&index) {
+                add(&mut self.retired, &counters.retire_interface(index)?);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn family(&mut self, snapshot: &Snapshot, measured: Measured) -> Family {
+        let mut rows: BTreeMap<&str, InterfaceCount> = BTreeMap::new();
+        rows.insert("none", InterfaceCount::default());
+        rows.insert("other", self.retired);
+        for index in &self.named {
+            if let Some(name) = self.names.get(index) {
+                rows.insert(name, InterfaceCount::default());
+            }
+        }
+        for (&index, count) in &snapshot.interfaces {
+            let name = match index {
+                NO_INTERFACE => "none",
+                OTHER_INTERFACES => "other",
+                index if self.named.contains(&index) => {
+                    self.names.get(&index).map_or("other", String::as_str)
+                }
+                _ => "other",
+            };
+            add(rows.entry(name).or_default(), count);
+        }
+        let mut family = Family::new(INTERFACE_PACKETS);
+        for (name, count) in rows {
+            for &direction in Direction::ALL {
+                let at = direction as usize;
+                // A packet on no device was dropped: nothing leaves or comes in there.
+                let verdicts = [
+                    (
+                        Verdict::Allowed,
+                        measured.allowed(direction) && name != "none",
+                        (count.passed[at] + count.taken[at]).saturating_sub(count.revoked[at]),
+                    ),
+                    (Verdict::Dropped, measured.drop, count.dropped[at]),
+                ];
+                for (verdict, shown, value) in verdicts {
+                    if !shown {
+                        continue;
+                    }
+                    let floor = self
+                        .floors
+                        .entry((name.to_owned(), direction.code(), verdict.code()))
+                        .or_default();
+                    *floor = (*floor).max(value);
+                    family.add(
+                        &[
+                            ("interface", name),
+                            ("direction", direction.as_str()),
+                            ("verdict", verdict.as_str()),
+                        ],
+                        *floor,
+                    );
+                }
+            }
+        }
+        family
+    }
+}

@@ -1,0 +1,101 @@
+//! What must be there before anything is attached.
+
+use std::path::Path;
+
+use thiserror::Error;
+
+/// What is missing, in one sentence with the way out.
+#[derive(Debug, Error)]
+pub enum PreflightError {
+    /// Capabilities (capabilities(7)).
+    #[error(
+        "peerwatch needs {} to load its kernel programs, and this process lacks {}; run it as root, \
+         for example through sudo", needed_names(), .0.join(", ")
+    )]
+    Capabilities(Vec<&'static str>),
+    /// The process's own status could not be read.
+    #[error("the capabilities of this process could not be read from {path}: {source}")]
+    Status {
+        /// The file.
+        path: &'static str,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// The kernel was built without `CONFIG_DEBUG_INFO_BTF`, or hides it.
+    #[error(
+        "{path} can't be read ({source}): peerwatch finds the kernel's data structures through it; \
+         use a kernel built with CONFIG_DEBUG_INFO_BTF=y, as distributions have them"
+    )]
+    NoBtf {
+        /// The file.
+        path: String,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+}
+
+/// Capabilities by their bit (linux/capability.h), and what stands for them on older kernels.
+const NEEDED: &[(u32, &str)] = &[(12, "CAP_NET_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
+/// Includes CAP_PERFMON and CAP_BPF, which were split off it in 5.8.
+const CAP_SYS_ADMIN: u32 = 21;
+
+fn needed_names() -> String {
+    let names: Vec<&str> = NEEDED.iter().map(|(_, name)| *name).collect();
+    names.join(", ")
+}
+
+/// The needed capabilities that an effective set lacks.
+fn missing(effective: u64) -> Vec<&'static str> {
+    let has = |bit: u32| effective >> bit & 1 == 1;
+    NEEDED
+        .iter()
+        .filter(|(bit, _)| !has(*bit) && !(*bit > 37 && has(CAP_SYS_ADMIN)))
+        .map(|(_, name)| *name)
+        .collect()
+}
+
+/// The effective capabilities out of `/proc/self/status`.
+fn effective(status: &str) -> u64 {
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+        .unwrap_or(0)
+}
+
+/// Checks the capabilities of this process and that the kernel shows its BTF.
+///
+/// # Errors
+///
+/// The first thing that is missing.
+pub fn check(btf: &Path) -> Result<(), PreflightError> {
+    let path = "/proc/self/status";
+    let status = std::fs::read_to_string(path)
+        .map_err(|source| PreflightError::Status { path, source })?;
+    let missing = missing(effective(&status));
+    if !missing.is_empty() {
+        return Err(PreflightError::Capabilities(missing));
+    }
+    std::fs::File::open(btf)
+        .map(drop)
+        .map_err(|source| PreflightError::NoBtf {
+            path: btf.display().to_string(),
+            source,
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_missing_capability_is_named() {
+        assert_eq!(missing(0), ["CAP_NET_ADMIN", "CAP_PERFMON", "CAP_BPF"]);
+        assert_eq!(missing(1 << 12 | 1 << 39), ["CAP_PERFMON"]);
+        assert!(missing(1 << 12 | 1 << 21).is_empty());
+        assert!(missing(u64::MAX).is_empty());
+        assert_eq!(effective("Name:\tx\nCapEff:\t0000000000001000\n"), 1 << 12);
+        let text = PreflightError::Capabilities(missing(1 << 12)).to_string();
+        assert!(text.contains("lacks CAP_PERFMON, CAP_BPF"), "{text}");
+    }
+}

@@ -1,0 +1,135 @@
+//! `cargo xtask check`: everything that can be said about the tree without running it.
+
+mod deps;
+mod licence;
+mod tree;
+
+use std::{env, process::Command, time::Instant};
+
+use anyhow::Result;
+
+use crate::{
+    build::root,
+    cmd,
+    libtest::Tally,
+    setup::{self, Needs},
+    state::BpfToolchain,
+};
+
+/// A check: its name, and what it runs.
+type Check = (&'static str, fn(&BpfToolchain) -> Result<()>);
+
+/// All of them, the quickest first.
+const CHECKS: [Check; 6] = [
+    ("tree", |_| tree::check()),
+    ("deps", |_| deps::check()),
+    ("fmt", |_| fmt()),
+    ("clippy", |_| clippy()),
+    ("clippy-bpf", clippy_bpf),
+    ("doc", |_| doc()),
+];
+
+/// Sets up and runs the checks; true when all passed.
+///
+/// # Errors
+///
+/// When set-up fails, or no check has such a name.
+pub(crate) fn check(names: &[String]) -> Result<bool> {
+    let toolchain = setup::setup(Needs {
+        clippy: true,
+        ..Needs::default()
+    })?;
+    let mut tally = Tally::default();
+    run(&toolchain, names, &mut tally);
+    if tally.ran() == 0 {
+        anyhow::bail!(
+            "no check has such a name; there are {:?}",
+            CHECKS.map(|(name, _)| name)
+        );
+    }
+    Ok(tally.close())
+}
+
+/// Runs the checks whose name contains one of `names`, or all when there are none.
+pub(crate) fn run(toolchain: &BpfToolchain, names: &[String], tally: &mut Tally) {
+    let wanted = |check: &str| names.is_empty() || names.iter().any(|name| check.contains(name));
+    for (name, check) in CHECKS.into_iter().filter(|(name, _)| wanted(name)) {
+        println!("== check {name}");
+        let start = Instant::now();
+        let result = check(toolchain);
+        if let Err(error) = &result {
+            eprintln!("check {name}: {error:#}");
+        }
+        tally.one(&format!("check {name}"), result.is_ok());
+        tally.phase(&format!("check {name}"), start);
+    }
+}
+
+/// Formatting of every member.
+fn fmt() -> Result<()> {
+    cmd::run(
+        cmd::cargo()
+            .current_dir(root()?)
+            .args(["fmt", "--all", "--check"]),
+    )
+}
+
+/// Lints of everything that runs in user space.
+fn clippy() -> Result<()> {
+    cmd::run(cmd::cargo().current_dir(root()?).args([
+        "clippy",
+        "--quiet",
+        "--locked",
+        "--all-targets",
+        "--",
+        "--deny=warnings",
+    ]))
+}
+
+/// Lints of the kernel programs, by the compiler that builds them.
+fn clippy_bpf(toolchain: &BpfToolchain) -> Result<()> {
+    let target = if cfg!(target_endian = "big") {
+        "bpfeb"
+    } else {
+        "bpfel"
+    };
+    let mut command = Command::new("rustup");
+    command
+        .current_dir(root()?)
+        .args([
+            "run",
+            &toolchain.name,
+            "cargo",
+            "clippy",
+            "--quiet",
+            "--locked",
+            "--release",
+        ])
+        .args([
+            "--package",
+            "monitor-ebpf",
+            "--bins",
+            "-Z",
+            "build-std=core",
+            "--target",
+        ])
+        .arg(format!("{target}-unknown-none"))
+        .args(["--", "--deny=warnings"])
+        // As aya-build does: the flag is unstable, and the bindings are for this machine's kind.
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env(
+            "CARGO_ENCODED_RUSTFLAGS",
+            format!("--cfg=bpf_target_arch=\"{}\"", env::consts::ARCH),
+        );
+    cmd::run(&mut command)
+}
+
+/// Documentation that builds without a warning, a broken link for one.
+fn doc() -> Result<()> {
+    cmd::run(
+        cmd::cargo()
+            .current_dir(root()?)
+            .args(["doc", "--quiet", "--locked", "--no-deps"])
+            .env("RUSTDOCFLAGS", "--deny=warnings"),
+    )
+}

@@ -1,0 +1,182 @@
+//! Counting what ran: the output of test programs in libtest's format, and the closing line.
+
+use std::time::{Duration, Instant};
+
+/// What one test program said.
+#[derive(Debug, Default, Eq, PartialEq)]
+pub(crate) struct Report {
+    /// Tests that passed.
+    pub(crate) passed: usize,
+    /// Names of those that failed.
+    pub(crate) failed: Vec<String>,
+    /// Whether it came to its end: the line `test result:` was printed.
+    pub(crate) complete: bool,
+}
+
+impl Report {
+    /// Takes note of what a program prints; several results (documentation tests of several
+    /// crates) add up.
+    pub(crate) fn parse(output: &str) -> Self {
+        let mut report = Self::default();
+        // The list of names comes last and twice: first with each test's output, then alone.
+        let mut names = Vec::new();
+        for line in output.lines() {
+            if line == "failures:" {
+                names.clear();
+            } else if let Some(name) = line.strip_prefix("    ") {
+                names.push(name.trim().to_owned());
+            } else if let Some(result) = line.strip_prefix("test result: ") {
+                report.complete = true;
+                report.passed += count(result, " passed");
+                let failed = count(result, " failed");
+                // Indented output of a test may look like names; those that count are the last.
+                let names = names.split_off(names.len().saturating_sub(failed));
+                report.failed.extend(names);
+            }
+        }
+        report
+    }
+}
+
+/// The number before a word: `ok. 3 passed; 0 failed; …`.
+fn count(result: &str, word: &str) -> usize {
+    let before = result.split(';').find_map(|part| part.strip_suffix(word));
+    before
+        .and_then(|text| text.rsplit(' ').next()?.parse().ok())
+        .unwrap_or(0)
+}
+
+/// The sum over everything that ran.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    passed: usize,
+    failed: Vec<String>,
+    phases: Vec<(String, Duration)>,
+}
+
+impl Tally {
+    /// Adds a check, a build or a test.
+    pub(crate) fn one(&mut self, name: &str, passed: bool) {
+        if passed {
+            self.passed += 1;
+        } else {
+            self.failed.push(name.to_owned());
+        }
+    }
+
+    /// Adds what a test program said; `success` is what its exit code said. A program that died,
+    /// or failed without naming a test, counts as one failure.
+    pub(crate) fn program(&mut self, name: &str, report: Report, success: bool) {
+        self.passed += report.passed;
+        if !report.complete || (!success && report.failed.is_empty()) {
+            self.failed
+                .push(format!("{name} (did not come to its end)"));
+        }
+        self.failed.extend(
+            report
+                .failed
+                .into_iter()
+                .map(|test| format!("{name}: {test}")),
+        );
+    }
+
+    /// Takes note of how long a part took.
+    pub(crate) fn phase(&mut self, name: &str, start: Instant) {
+        self.phases.push((name.to_owned(), start.elapsed()));
+    }
+
+    /// How many there were, passed and failed.
+    pub(crate) fn ran(&self) -> usize {
+        self.passed + self.failed.len()
+    }
+
+    /// Prints times, the names of all failures, and the closing line; true when nothing failed.
+    pub(crate) fn close(&self) -> bool {
+        println!("\ntimes:");
+        for (name, time) in &self.phases {
+            println!("  {:8.1} s  {name}", time.as_secs_f32());
+        }
+        if !self.failed.is_empty() {
+            println!("\nfailed:");
+            for name in &self.failed {
+                println!("  {name}");
+            }
+        }
+        println!("\n{} passed, {} failed", self.passed, self.failed.len());
+        self.failed.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FAILED: &str = "
+running 3 tests
+test a::good ... ok
+test a::bad ... FAILED
+test b with space ... FAILED
+
+failures:
+
+---- a::bad stdout ----
+assertion failed
+    at src/a.rs
+failures:
+    not a name
+
+failures:
+    a::bad
+    b with space
+
+test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s
+";
+    const GOOD: &str = "
+running 12 tests
+............
+test result: ok. 12 passed; 0 failed; 3 ignored; 0 measured; 0 filtered out; finished in 1.00s
+";
+
+    #[test]
+    fn passed_and_failed_are_counted_and_named() {
+        let report = Report::parse(FAILED);
+        assert!(report.complete);
+        assert_eq!(report.passed, 1);
+        assert_eq!(report.failed, ["a::bad", "b with space"]);
+    }
+
+    #[test]
+    fn several_results_add_up() {
+        let report = Report::parse(&format!("{GOOD}{FAILED}{GOOD}"));
+        assert_eq!((report.passed, report.failed.len()), (25, 2));
+    }
+
+    #[test]
+    fn a_program_that_dies_is_a_failure() {
+        let mut tally = Tally::default();
+        tally.program(
+            "x",
+            Report::parse("running 3 tests\ntest a ... ok\n"),
+            false,
+        );
+        tally.program("y", Report::parse(""), true);
+        assert_eq!(tally.ran(), 2);
+        assert!(!tally.close());
+    }
+
+    #[test]
+    fn a_bad_exit_code_after_good_tests_is_a_failure() {
+        let mut tally = Tally::default();
+        tally.program("x", Report::parse(GOOD), false);
+        assert_eq!((tally.passed, tally.failed.len()), (12, 1));
+    }
+
+    #[test]
+    fn all_is_well_when_nothing_failed() {
+        let mut tally = Tally::default();
+        tally.one("check fmt", true);
+        tally.program("x", Report::parse(GOOD), true);
+        assert_eq!(tally.ran(), 13);
+        assert!(tally.close());
+    }
+}

@@ -1,0 +1,327 @@
+//! Every package that set-up installs, each with its reason, and how it is installed.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    cmd::{self, Privilege, find_program},
+    state::cache_dir,
+};
+
+/// A program that a task starts, and the Debian package that has it.
+#[derive(Debug)]
+struct Tool {
+    program: &'static str,
+    package: &'static str,
+    why: &'static str,
+    how: How,
+}
+
+/// What is done with a package.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum How {
+    /// apt-get installs it. None of these starts a service.
+    Install,
+    /// It is downloaded and unpacked into the cache folder. Installing it would start a service
+    /// and add a user, and suppressing that by policy-rc.d is a change for the whole system.
+    Unpack,
+}
+
+const fn tool(program: &'static str, package: &'static str, why: &'static str) -> Tool {
+    Tool {
+        program,
+        package,
+        why,
+        how: How::Install,
+    }
+}
+
+const fn unpacked(program: &'static str, package: &'static str, why: &'static str) -> Tool {
+    Tool {
+        program,
+        package,
+        why,
+        how: How::Unpack,
+    }
+}
+
+/// What the tests start. The daemon itself needs none of these.
+const TEST_TOOLS: [Tool; 16] = [
+    tool("ip", "iproute2", "makes network namespaces and their links"),
+    tool(
+        "tc",
+        "iproute2",
+        "attaches other programs ahead of and behind ours",
+    ),
+    tool(
+        "nft",
+        "nftables",
+        "firewall rules, and counters to compare with",
+    ),
+    tool(
+        "iptables-nft",
+        "iptables",
+        "firewall rules in its own format",
+    ),
+    tool(
+        "iptables-legacy",
+        "iptables",
+        "firewall rules of the old kind",
+    ),
+    tool("conntrack", "conntrack", "reads the connection table"),
+    tool("tcpdump", "tcpdump", "runs beside, and must change nothing"),
+    tool("bpftool", "bpftool", "shows that nothing stays attached"),
+    tool("ethtool", "ethtool", "turns offloads on and off"),
+    unpacked("promtool", "prometheus", "checks what a scrape returns"),
+    unpacked("prometheus", "prometheus", "scrapes as users' servers do"),
+    tool(
+        "qemu-system-x86_64",
+        "qemu-system-x86",
+        "boots other kernels",
+    ),
+    tool("cpio", "cpio", "packs their initial file system"),
+    tool("xz", "xz-utils", "unpacks their modules"),
+    tool("zstd", "zstd", "unpacks their modules"),
+    tool("busybox", "busybox-static", "the shell in there"),
+];
+
+/// Packages of Debian's newest Rust: the compiler for the BPF target. `gcc` comes with it.
+pub(crate) const BPF_COMPILER: [&str; 2] = ["rustc-web", "rust-web-src"];
+
+/// Clippy of that compiler.
+pub(crate) const BPF_CLIPPY: &str = "rust-web-clippy";
+
+/// What a package is for, as set-up says before it installs it.
+fn reason(package: &str) -> String {
+    match package {
+        "rustc-web" => "a Rust compiler with the BPF target".to_owned(),
+        "rust-web-src" => {
+            "the source of the core library, to compile it for that target".to_owned()
+        }
+        BPF_CLIPPY => "clippy for the kernel programs".to_owned(),
+        _ => {
+            let tools = TEST_TOOLS.iter().filter(|tool| tool.package == package);
+            let reasons: Vec<_> = tools
+                .map(|tool| format!("{}: {}", tool.program, tool.why))
+                .collect();
+            reasons.join("; ")
+        }
+    }
+}
+
+/// Whether this system installs packages as Debian does.
+pub(crate) fn is_debian_like() -> bool {
+    find_program("apt-get").is_some() && find_program("dpkg-query").is_some()
+}
+
+/// The commands that install packages, for somebody else to run.
+pub(crate) fn commands(packages: &[&str]) -> String {
+    format!(
+        "    apt-get update\n    apt-get install --yes --no-install-recommends --no-remove {}",
+        packages.join(" ")
+    )
+}
+
+/// The version that apt-get would install; none when it knows none.
+///
+/// # Errors
+///
+/// When apt-cache does not run.
+pub(crate) fn candidate(package: &str) -> Result<Option<String>> {
+    let text = cmd::output(
+        Command::new("apt-cache")
+            .env("LC_ALL", "C")
+            .args(["policy", package]),
+    )?;
+    Ok(text
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("Candidate: "))
+        .filter(|version| *version != "(none)")
+        .map(str::to_owned))
+}
+
+/// Brings apt's lists up to date.
+///
+/// # Errors
+///
+/// When apt-get fails, with the commands to run by hand.
+pub(crate) fn update() -> Result<()> {
+    let privilege = Privilege::find();
+    cmd::run(privilege.command("apt-get").args(["-qq", "update"]))
+}
+
+/// Installs packages, saying which and why. Never removes one: a conflict is the user's to solve.
+///
+/// # Errors
+///
+/// Without root and sudo, or when apt-get fails; both with the exact commands.
+pub(crate) fn install(packages: &[&str]) -> Result<()> {
+    let by_hand = || format!("as root, run\n{}\nthen repeat this", commands(packages));
+    let privilege = Privilege::find();
+    if privilege == Privilege::None {
+        bail!(
+            "installing packages needs root, and there is no sudo: {}",
+            by_hand()
+        );
+    }
+    for package in packages {
+        println!("setup: installing {package} ({})", reason(package));
+    }
+    if packages
+        .iter()
+        .any(|package| !matches!(candidate(package), Ok(Some(_))))
+    {
+        update().with_context(by_hand)?;
+    }
+    // sudo resets the environment, hence `env`.
+    let mut command = privilege.command("env");
+    command
+        .args([
+            "DEBIAN_FRONTEND=noninteractive",
+            "apt-get",
+            "-qq",
+            "install",
+            "--yes",
+        ])
+        .args(["--no-install-recommends", "--no-remove"])
+        .args(packages);
+    cmd::run(&mut command).with_context(by_hand)
+}
+
+/// Where unpacked tools are.
+fn unpacked_dir() -> Result<PathBuf> {
+    Ok(cache_dir()?.join("tools"))
+}
+
+/// PATH as the tests get it: the user's, the system folders, and the unpacked tools.
+///
+/// # Errors
+///
+/// When there is no place for a cache folder.
+pub(crate) fn test_path() -> Result<std::ffi::OsString> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let more = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
+    let paths = env::split_paths(&path).chain(more).chain([unpacked_dir()?]);
+    Ok(env::join_paths(paths)?)
+}
+
+/// Brings every program that the tests start.
+///
+/// # Errors
+///
+/// When something is missing and cannot be installed, with the exact commands or the whole list.
+pub(crate) fn test_tools() -> Result<()> {
+    let unpacked = unpacked_dir()?;
+    let there = |tool: &Tool| {
+        find_program(tool.program).is_some()
+            || tool.how == How::Unpack && unpacked.join(tool.program).is_file()
+    };
+    let missing: Vec<_> = TEST_TOOLS.iter().filter(|tool| !there(tool)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if !is_debian_like() {
+        let list: Vec<_> = missing
+            .iter()
+            .map(|tool| format!("    {}: {}", tool.program, tool.why))
+            .collect();
+        bail!(
+            "the tests need these programs, please install them:\n{}",
+            list.join("\n")
+        );
+    }
+    let packages = |how| {
+        let mut packages: Vec<_> = missing
+            .iter()
+            .filter(|tool| tool.how == how)
+            .map(|tool| tool.package)
+            .collect();
+        packages.dedup();
+        packages
+    };
+    let to_install = packages(How::Install);
+    if !to_install.is_empty() {
+        install(&to_install)?;
+    }
+    for package in packages(How::Unpack) {
+        let programs: Vec<_> = missing
+            .iter()
+            .filter(|tool| tool.package == package)
+            .map(|t| t.program)
+            .collect();
+        unpack(package, &programs, &unpacked)?;
+    }
+    Ok(())
+}
+
+/// Downloads a package and puts some of its programs into a folder, without installing it.
+fn unpack(package: &str, programs: &[&str], to: &Path) -> Result<()> {
+    println!(
+        "setup: unpacking {} of package {package} into {} ({}); not installed, so no service",
+        programs.join(" and "),
+        to.display(),
+        reason(package)
+    );
+    if candidate(package)?.is_none() {
+        update().with_context(|| format!("as root, run\n    apt-get update\nfor {package}"))?;
+    }
+    let scratch = to.join(format!("unpack-{package}"));
+    if scratch.exists() {
+        fs::remove_dir_all(&scratch)?;
+    }
+    fs::create_dir_all(&scratch)?;
+    // Option: root may read the folder, apt's own download user may not; both are fine.
+    cmd::output(
+        Command::new("apt-get")
+            .current_dir(&scratch)
+            .args(["-qq", "download", package]),
+    )?;
+    let archive = fs::read_dir(&scratch)?
+        .filter_map(Result::ok)
+        .map(|entry| entry.path())
+        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
+        .with_context(|| format!("apt-get download left no archive of {package}"))?;
+    cmd::run(
+        Command::new("dpkg-deb")
+            .arg("--extract")
+            .arg(&archive)
+            .arg(&scratch),
+    )?;
+    for program in programs {
+        let from = scratch.join("usr/bin").join(program);
+        fs::rename(&from, to.join(program))
+            .with_context(|| format!("package {package} has no /usr/bin/{program}"))?;
+    }
+    fs::remove_dir_all(&scratch)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_package_has_a_reason() {
+        for package in TEST_TOOLS
+            .map(|tool| tool.package)
+            .iter()
+            .chain(&BPF_COMPILER)
+        {
+            assert!(!reason(package).is_empty(), "{package}");
+        }
+    }
+
+    #[test]
+    fn a_package_with_two_programs_gives_both_reasons() {
+        let text = reason("iproute2");
+        assert!(
+            text.starts_with("ip: ") && text.contains("; tc: "),
+            "{text}"
+        );
+    }
+}

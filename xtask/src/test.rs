@@ -1,0 +1,206 @@
+//! `cargo xtask test`: checks, unit tests as the calling user, integration tests as root.
+
+use std::{
+    ffi::OsString,
+    io::{BufRead as _, BufReader, Write as _},
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::Instant,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    build::{self, Built},
+    check,
+    cmd::{self, Privilege},
+    libtest::{Report, Tally},
+    packages,
+    setup::{self, Needs},
+};
+
+/// Arguments of the task.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Only checks and tests whose name contains one of these (documentation tests have none)
+    names: Vec<String>,
+    /// Leave namespaces of integration tests in place, and say how to enter them
+    #[arg(long)]
+    keep_lab: bool,
+    /// Also run the tests that take minutes (those that are ignored otherwise)
+    #[arg(long)]
+    long: bool,
+    /// Show what the kernel's verifier says when a program loads
+    #[arg(long)]
+    verifier_log: bool,
+}
+
+/// Sets up and runs everything; true when nothing failed.
+///
+/// # Errors
+///
+/// When set-up fails, root is not to be had, or nothing has such a name. What fails later is
+/// counted, so that the closing line is always printed.
+pub(crate) fn test(options: &Options) -> Result<bool> {
+    let mut tally = Tally::default();
+    let start = Instant::now();
+    let toolchain = setup::setup(Needs {
+        clippy: true,
+        tools: true,
+        root: true,
+    })?;
+    tally.phase("set-up", start);
+
+    check::run(&toolchain, &options.names, &mut tally);
+
+    println!("== build");
+    let start = Instant::now();
+    let built = build::daemon().and_then(|daemon| {
+        // Never `--workspace`: the default members leave out the kernel programs.
+        Ok((daemon, build::build(&["test", "--no-run", "--locked"])?))
+    });
+    tally.phase("build", start);
+    match built {
+        Ok((daemon, programs)) => run_all(options, &daemon, &programs, &mut tally)?,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            tally.one("build", false);
+        }
+    }
+    if tally.ran() == 0 {
+        bail!("no check and no test has a name with {:?}", options.names);
+    }
+    Ok(tally.close())
+}
+
+/// Runs all test programs, those of package `monitor-tests` last and as root.
+fn run_all(
+    options: &Options,
+    daemon: &PathBuf,
+    programs: &[Built],
+    tally: &mut Tally,
+) -> Result<()> {
+    let lab = build::root()?.join("tests");
+    let (integration, unit): (Vec<_>, Vec<_>) =
+        programs.iter().partition(|program| program.package == lab);
+
+    let start = Instant::now();
+    for program in unit {
+        run_program(program, &mut Command::new(&program.program), options, tally)?;
+    }
+    tally.phase("unit tests", start);
+
+    if options.names.is_empty() {
+        let start = Instant::now();
+        println!("== documentation tests");
+        let mut command = cmd::cargo();
+        command
+            .current_dir(build::root()?)
+            .args(["test", "--quiet", "--locked", "--doc"]);
+        let (text, success) = tee(&mut command)?;
+        tally.program("documentation tests", Report::parse(&text), success);
+        tally.phase("documentation tests", start);
+    }
+
+    let start = Instant::now();
+    for program in integration {
+        // sudo resets the environment, hence `env`.
+        let mut command = Privilege::find().command("env");
+        command
+            .args(environment(options, daemon)?)
+            .arg(&program.program);
+        run_program(program, &mut command, options, tally)?;
+    }
+    tally.phase("integration tests", start);
+    Ok(())
+}
+
+/// What integration tests are told by their environment, as `NAME=value`.
+fn environment(options: &Options, daemon: &PathBuf) -> Result<Vec<OsString>> {
+    let mut variables = Vec::new();
+    let mut add = |name: &str, value: OsString| {
+        let mut variable = OsString::from(name);
+        variable.push("=");
+        variable.push(value);
+        variables.push(variable);
+    };
+    add("PATH", packages::test_path()?);
+    add("PEERWATCH_BIN", daemon.into());
+    let switches = [
+        ("PEERWATCH_KEEP_LAB", options.keep_lab),
+        ("PEERWATCH_LONG", options.long),
+        ("PEERWATCH_VERIFIER_LOG", options.verifier_log),
+    ];
+    for (name, _) in switches.into_iter().filter(|(_, wanted)| *wanted) {
+        add(name, "1".into());
+    }
+    Ok(variables)
+}
+
+/// Runs one test program by the command that starts it, once for each name asked for: not every
+/// harness takes more than one.
+fn run_program(
+    program: &Built,
+    command: &mut Command,
+    options: &Options,
+    tally: &mut Tally,
+) -> Result<()> {
+    let package = program
+        .package
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy();
+    let name = format!("{package}/{}", program.target);
+    println!(
+        "== {} {name}",
+        if program.kind == "test" {
+            "tests"
+        } else {
+            "unit tests"
+        }
+    );
+    command.current_dir(&program.package);
+    if options.long {
+        command.arg("--include-ignored");
+    }
+    if options.names.is_empty() {
+        let (text, success) = tee(command)?;
+        tally.program(&name, Report::parse(&text), success);
+    }
+    for filter in &options.names {
+        let mut command = again(command);
+        let (text, success) = tee(command.arg(filter))?;
+        tally.program(&name, Report::parse(&text), success);
+    }
+    Ok(())
+}
+
+/// A copy of a command: program, arguments and folder (the environment is ours in both).
+fn again(command: &Command) -> Command {
+    let mut copy = Command::new(command.get_program());
+    copy.args(command.get_args());
+    if let Some(folder) = command.get_current_dir() {
+        copy.current_dir(folder);
+    }
+    copy
+}
+
+/// Runs a command, shows what it prints as it comes, and returns that with its success.
+fn tee(command: &mut Command) -> Result<(String, bool)> {
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start `{}`", cmd::display(command)))?;
+    let mut text = String::new();
+    if let Some(stdout) = child.stdout.take() {
+        for line in BufReader::new(stdout).split(b'\n') {
+            let line = line?;
+            let line = String::from_utf8_lossy(&line);
+            writeln!(std::io::stdout(), "{line}")?;
+            text.push_str(&line);
+            text.push('\n');
+        }
+    }
+    let success = child.wait()?.success();
+    Ok((text, success))
+}
