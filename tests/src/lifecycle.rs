@@ -7,6 +7,7 @@ mod foreign;
 mod fragments;
 mod interfaces;
 mod probe;
+mod service;
 mod tunnel;
 
 use anyhow::Result;
@@ -37,6 +38,7 @@ pub const TRIALS: &[&[Trial]] = &[
     foreign::TRIALS,
     fragments::TRIALS,
     interfaces::TRIALS,
+    service::TRIALS,
     tunnel::TRIALS,
 ];
 
