@@ -81,8 +81,8 @@ pub struct ReasonInfo {
     pub group: u8,
     /// Code of a [`Class`].
     pub class: u8,
-    /// 1 for `SKB_DROP_REASON_NOT_SPECIFIED` and for no reason at all: the class, too, comes from the
-    /// place; 0 otherwise.
+    /// 1 where the class, too, comes from the place, if that is known: `NOT_SPECIFIED`, no reason at all,
+    /// and `QUEUE_PURGE`, which may be of any queue; 0 otherwise.
     pub unspecified: u8,
     /// Padding.
     pub pad: u8,
@@ -97,6 +97,9 @@ pub const MAX_PLACES: u32 = 64;
 /// The place is a TCP receive function: rule P, step 3 applies.
 pub const PLACE_TCP_RECEIVE: u8 = 1;
 
+/// The place decides alone, before the other steps of rule P.
+pub const PLACE_CERTAIN: u8 = 2;
+
 /// One row of the table of places: the addresses of one kernel function, or of its cold part.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[repr(C)]
@@ -105,11 +108,12 @@ pub struct Place {
     pub start: u64,
     /// First address behind it.
     pub end: u64,
-    /// Code of the [`Group`]: [`Group::Before`], [`Group::After`] or [`Group::Ignored`].
+    /// Code of the [`Group`]: [`Group::Before`], [`Group::After`], [`Group::Subtract`] or
+    /// [`Group::Ignored`].
     pub group: u8,
     /// Code of the [`Class`].
     pub class: u8,
-    /// [`PLACE_TCP_RECEIVE`] or 0.
+    /// [`PLACE_TCP_RECEIVE`], [`PLACE_CERTAIN`] or 0.
     pub kind: u8,
     /// Padding.
     pub pad: [u8; 5],

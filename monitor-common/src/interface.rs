@@ -3,6 +3,9 @@
 /// The interface is a port of a bridge; [`InterfaceInfo::master`] is the bridge.
 pub const BRIDGE_PORT: u32 = 1;
 
+/// The configuration leaves the interface out: nothing that was on it is counted.
+pub const EXCLUDED: u32 = 2;
+
 /// How many interfaces the maps hold.
 pub const MAX_INTERFACES: u32 = 1024;
 
@@ -16,7 +19,7 @@ pub const OTHER_INTERFACES: u32 = u32::MAX;
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[repr(C)]
 pub struct InterfaceInfo {
-    /// [`BRIDGE_PORT`] or 0.
+    /// [`BRIDGE_PORT`], [`EXCLUDED`], both or 0.
     pub flags: u32,
     /// Index of the interface that this one is enslaved to, 0 for none.
     pub master: u32,

@@ -1,9 +1,9 @@
 //! Packets that the kernel frees with a reason.
 
 use monitor_common::drop::{
-    Class, DropKey, Group, PLACE_TCP_RECEIVE, Place, REASON_UNAVAILABLE, ReasonInfo, reason_index,
+    Class, DropKey, Group, PLACE_CERTAIN, PLACE_TCP_RECEIVE, Place, REASON_UNAVAILABLE, ReasonInfo, reason_index,
 };
-use monitor_common::interface::{BRIDGE_PORT, NO_INTERFACE};
+use monitor_common::interface::{BRIDGE_PORT, EXCLUDED, NO_INTERFACE};
 use monitor_common::packet::{
     ETHERTYPE_IPV4, ETHERTYPE_IPV6, Headers, Ports, Reader, TCP_FLAGS_OFFSET, TcpFlags, blur, blur_wide,
     parse_ipv4, parse_ipv6, segments,
@@ -60,12 +60,12 @@ struct Where {
     direction: u32,
 }
 
-/// Whether an interface is a port of a bridge.
+/// Whether an interface has a flag.
 #[inline(always)]
-fn is_bridge_port(index: u32) -> bool {
+fn has_flag(index: u32, flag: u32) -> bool {
     // SAFETY: entries are small, written whole by the daemon, and never freed while programs run.
     match unsafe { INTERFACES.get(&index) } {
-        Some(interface) => interface.flags & BRIDGE_PORT != 0,
+        Some(interface) => interface.flags & flag != 0,
         None => false,
     }
 }
@@ -126,10 +126,10 @@ fn locate(freed: &Freed, reader: &HeadReader, headers: &Headers) -> Option<Where
         Direction::Outbound
     } else if packet_type == PACKET_OTHERHOST {
         let on_port = match device {
-            Looked::Own(device) => is_bridge_port(device.index),
+            Looked::Own(device) => has_flag(device.index, BRIDGE_PORT),
             _ => false,
         };
-        if !on_port && !is_bridge_port(incoming) {
+        if !on_port && !has_flag(incoming, BRIDGE_PORT) {
             return None;
         }
         Direction::Forwarded
@@ -155,6 +155,17 @@ fn locate(freed: &Freed, reader: &HeadReader, headers: &Headers) -> Option<Where
         Looked::Own(device) => device.index,
         _ => NO_INTERFACE,
     };
+    // On no device: the one that it came from, or was to leave by, says whether it is left out.
+    let deciding = if interface > LOOPBACK {
+        interface
+    } else if incoming != 0 {
+        incoming
+    } else {
+        route_device
+    };
+    if has_flag(deciding, EXCLUDED) {
+        return None;
+    }
     Some(Where {
         incoming,
         interface: blur_wide(interface),
@@ -197,6 +208,18 @@ fn by_place(
 ) -> (u8, u8) {
     let unspecified = info.unspecified != 0;
     let class = |place_class: u8| if unspecified { place_class } else { info.class };
+    let place = place(freed.location);
+    // 0. Some places say it whatever else holds: a clone for a packet socket looks like a packet that is
+    // past tc egress, and a fragment that waits for others is on no device.
+    if let Some(place) = place
+        && (place.group == IGNORED || place.kind == PLACE_CERTAIN)
+    {
+        return (place.group, class(place.class));
+    }
+    // What follows a socket's own reasons needs no place: the rest is for the unclear ones.
+    if info.group == AFTER {
+        return (AFTER, info.class);
+    }
     // 1. At a link header, and not on the device that it came in on: past tc egress.
     if freed.skb.is_at_link_header() && (at.incoming == 0 || at.incoming != at.interface) {
         return (AFTER, class(Class::Queue.code()));
@@ -205,7 +228,7 @@ fn by_place(
     if at.incoming != 0 && at.interface == NO_INTERFACE {
         return (AFTER, class(Class::Socket.code()));
     }
-    let Some(place) = place(freed.location) else {
+    let Some(place) = place else {
         return (BEFORE, info.class);
     };
     // 3. The receive function of TCP: a socket in TIME_WAIT took it, another one had it already.
@@ -310,15 +333,16 @@ pub(crate) fn freed(freed: &Freed) -> Option<Decision> {
 
     let mut slot = watched.slot(&headers, at.direction);
     let (mut group, mut class) = (info.group, info.class);
+    if group == BY_PLACE || group == AFTER {
+        (group, class) = by_place(freed, info, &at, &reader, &headers);
+        if group == IGNORED {
+            return None;
+        }
+    }
     if group == SUBTRACT {
         match take_counted(skb, &watched) {
             Some(counted) => slot = counted,
             None => group = BEFORE,
-        }
-    } else if group == BY_PLACE {
-        (group, class) = by_place(freed, info, &at, &reader, &headers);
-        if group == IGNORED {
-            return None;
         }
     }
     let slot = blur(slot);

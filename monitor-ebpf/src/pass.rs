@@ -3,7 +3,7 @@
 
 use aya_ebpf::bindings::{__sk_buff, bpf_sock};
 use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_sk_fullsock};
-use monitor_common::interface::BRIDGE_PORT;
+use monitor_common::interface::{BRIDGE_PORT, EXCLUDED};
 use monitor_common::packet::{
     ETHERTYPE_IPV4, ETHERTYPE_IPV6, Headers, Reader, TCP_FLAGS_OFFSET, TcpFlags, TcpStart, blur,
     parse_ipv4, parse_ipv6, segments,
@@ -240,6 +240,13 @@ fn is_own(skb: *mut __sk_buff) -> bool {
     matches!(device::look(address), Looked::Own(_))
 }
 
+/// Whether the configuration leaves the interface out.
+#[inline(always)]
+fn is_excluded(index: u32) -> bool {
+    // SAFETY: entries are small, written whole by the daemon, and never freed while programs run.
+    matches!(unsafe { INTERFACES.get(&index) }, Some(interface) if interface.flags & EXCLUDED != 0)
+}
+
 /// Whether this delivery repeats one that was counted.
 ///
 /// The same packet passes twice where a listening socket gets an acknowledgement that fits no request
@@ -304,7 +311,7 @@ pub(crate) fn deliver(skb: *mut __sk_buff) -> Option<()> {
     let reader = Direct::new(skb);
     let headers = parse(&reader, context.protocol, 0)?;
     let watched = watched(&reader, &headers)?;
-    if !is_own(skb) {
+    if !is_own(skb) || is_excluded(context.ifindex) {
         return None;
     }
     // SAFETY: the field is a socket or null, which both the program and the helper check.

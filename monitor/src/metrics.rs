@@ -1,6 +1,7 @@
 //! The metrics: a collector of the `prometheus` crate that reads the maps when it is scraped.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use prometheus::core::{Collector, Desc};
@@ -42,7 +43,8 @@ pub struct Source {
     /// What was exported last of each allowed series: a packet that is taken off again must not make a
     /// counter go back.
     floors: Mutex<BTreeMap<u16, (u64, u64)>>,
-    reload_successful: std::sync::atomic::AtomicBool,
+    reload_successful: AtomicBool,
+    lines_lost: AtomicU64,
     states: SharedStates,
     reasons: Arc<ReasonTable>,
     kernel: KernelInfo,
@@ -69,7 +71,8 @@ impl Source {
             traffics: RwLock::new(traffics),
             interfaces: Mutex::new(InterfaceNames::default()),
             floors: Mutex::new(BTreeMap::new()),
-            reload_successful: std::sync::atomic::AtomicBool::new(true),
+            reload_successful: AtomicBool::new(true),
+            lines_lost: AtomicU64::new(0),
             states,
             reasons,
             kernel,
@@ -85,7 +88,7 @@ impl Source {
     /// Takes over the outcome of a reload: the new traffics, or `None` where the old ones stay.
     pub fn reloaded(&self, traffics: Option<Arc<Traffics>>) {
         self.reload_successful
-            .store(traffics.is_some(), std::sync::atomic::Ordering::Relaxed);
+            .store(traffics.is_some(), Ordering::Relaxed);
         if let Some(traffics) = traffics {
             *self.traffics.write().unwrap_or_else(PoisonError::into_inner) = traffics;
         }
@@ -112,6 +115,11 @@ impl Source {
     #[must_use]
     pub fn reason_name(&self, reason: u32) -> String {
         self.reasons.name(reason).into_owned()
+    }
+
+    /// A line of the packet log was thrown away because its reader is too slow.
+    pub fn line_lost(&self) {
+        self.lines_lost.fetch_add(1, Ordering::Relaxed);
     }
 
     /// What could not be done so far, by [`monitor_common::event::loss`].
@@ -178,10 +186,13 @@ impl Source {
         ));
         families.extend(families::hooks(&states));
         families.extend(families::maps(&snapshot));
-        families.extend(families::losses(&snapshot));
+        families.extend(families::losses(
+            &snapshot,
+            self.lines_lost.load(Ordering::Relaxed),
+        ));
         families.extend(families::info(
             &self.kernel,
-            self.reload_successful.load(std::sync::atomic::Ordering::Relaxed),
+            self.reload_successful.load(Ordering::Relaxed),
         ));
         Ok(families)
     }

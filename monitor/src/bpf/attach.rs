@@ -353,7 +353,7 @@ fn is_unsupported(error: &ProgramError) -> bool {
         if matches!(error.io_error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)))
 }
 
-fn is_exists(error: &dyn std::error::Error) -> bool {
+fn is_exists(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut error = Some(error);
     while let Some(this) = error {
         if let Some(io) = this.downcast_ref::<std::io::Error>() {

@@ -23,13 +23,18 @@ pub struct ReadError {
 }
 
 /// The counter maps.
-#[derive(Debug)]
 pub struct Counters {
     allowed: PerCpuArray<MapData, Count>,
     drops: PerCpuHashMap<MapData, DropKey, Count>,
     interfaces: PerCpuHashMap<MapData, u32, InterfaceCount>,
     fragments: PerCpuArray<MapData, u64>,
     losses: PerCpuArray<MapData, u64>,
+}
+
+impl std::fmt::Debug for Counters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Counters").finish_non_exhaustive()
+    }
 }
 
 /// Everything that was counted, at one time, summed over all CPUs.

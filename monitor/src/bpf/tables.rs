@@ -39,13 +39,18 @@ fn written(map: &'static str, result: Result<(), MapError>) -> Result<(), TableE
 }
 
 /// The tables, writable while the programs run.
-#[derive(Debug)]
 pub struct Tables {
     ports: Array<MapData, PortTable>,
     reasons: Array<MapData, ReasonInfo>,
     places: Array<MapData, Place>,
     interfaces: HashMap<MapData, u32, InterfaceInfo>,
     addresses: HashMap<MapData, [u8; 16], u8>,
+}
+
+impl std::fmt::Debug for Tables {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tables").finish_non_exhaustive()
+    }
 }
 
 impl Tables {

@@ -1,6 +1,6 @@
 //! The kernel functions whose addresses decide about drops that have no telling reason.
 
-use monitor_common::drop::{Class, Group, MAX_PLACES, PLACE_TCP_RECEIVE, Place};
+use monitor_common::drop::{Class, Group, MAX_PLACES, PLACE_CERTAIN, PLACE_TCP_RECEIVE, Place};
 
 use super::ReasonTable;
 use crate::kallsyms::{Kallsyms, Range};
@@ -177,7 +177,7 @@ const ROWS: &[Row] = &[
     row(
         Kernels::WithoutReasons,
         Class::Firewall,
-        Group::After,
+        Group::Subtract,
         &["__dev_queue_xmit"],
     ),
     row(
@@ -244,13 +244,14 @@ const ROWS: &[Row] = &[
         Group::After,
         &["veth_xmit", "__dev_forward_skb", "__dev_forward_skb2"],
     ),
-    // Reassembly failed or timed out.
-    row(
-        Kernels::All,
-        Class::Malformed,
-        Group::Before,
-        &["inet_frag_rbtree_purge", "ip_expire", "ip6_frag_expire"],
-    ),
+    // Reassembly failed or timed out. The field for the device holds a tree node there.
+    Row {
+        kernels: Kernels::All,
+        class: Class::Malformed,
+        group: Group::Before,
+        kind: PLACE_CERTAIN,
+        functions: &["inet_frag_rbtree_purge", "ip_expire", "ip6_frag_expire"],
+    },
     // A port that spanning tree blocks.
     row(
         Kernels::All,

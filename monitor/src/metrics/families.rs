@@ -39,7 +39,7 @@ names! {
     MAP_ENTRIES: GAUGE "map_entries" "Entries of a map of the kernel programs.";
     MAP_CAPACITY: GAUGE "map_capacity" "The most entries that a map of the kernel programs holds.";
     MAP_FULL: COUNTER "map_full_total" "How often a map of the kernel programs had no room for a new entry.";
-    EVENTS_LOST: COUNTER "events_lost_total" "Events that found the ring buffer to the daemon full.";
+    EVENTS_LOST: COUNTER "events_lost_total" "Events that were thrown away: packets, because the ring buffer to the daemon was full; packet_log, because the reader of the log was too slow.";
     LOG_SUPPRESSED: COUNTER "log_suppressed_total" "Events that the rate limit kept out of the log.";
     BUILD_INFO: GAUGE "build_info" "Version and source revision of peerwatch.";
     KERNEL_INFO: GAUGE "kernel_info" "The running kernel, and whether it offers BTF and drop reasons.";
@@ -140,10 +140,11 @@ pub(super) fn maps(snapshot: &Snapshot) -> [Family; 3] {
     [entries, capacity, full]
 }
 
-pub(super) fn losses(snapshot: &Snapshot) -> [Family; 2] {
+pub(super) fn losses(snapshot: &Snapshot, lines_lost: u64) -> [Family; 2] {
     let labels = [("stream", "packets")];
     let mut lost = Family::new(EVENTS_LOST);
     lost.add(&labels, snapshot.losses[loss::EVENT_LOST as usize]);
+    lost.add(&[("stream", "packet_log")], lines_lost);
     let mut suppressed = Family::new(LOG_SUPPRESSED);
     suppressed.add(&labels, snapshot.losses[loss::LOG_SUPPRESSED as usize]);
     [lost, suppressed]

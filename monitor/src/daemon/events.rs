@@ -1,0 +1,202 @@
+//! The packet log and the kernel programs' own diagnostics, out of their ring buffers.
+
+use std::io;
+use std::time::Duration;
+
+use aya::Ebpf;
+use aya::maps::{MapData, RingBuf};
+use aya_log::EbpfLogger;
+use monitor_common::event::loss;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc;
+use tracing::warn;
+
+use crate::config::{BpfLog, Config, LogFormat};
+use crate::log::{self, EventLog, Format, Names, Packet, RateLimit};
+use crate::metrics::Source;
+
+/// How many lines may wait for a reader of the log that is slower than the packets.
+const WAITING: usize = 1024;
+
+/// How long a stuck reader of the log may hold up the end.
+const LAST_LINES: Duration = Duration::from_millis(500);
+
+/// What goes to the thread that writes.
+enum Line {
+    Packet(Box<Packet>, PacketNames),
+    Suppressed(u64, Duration),
+}
+
+/// The names of one packet, looked up when it came: later they may be others'.
+struct PacketNames {
+    traffic: Option<String>,
+    interface: Option<String>,
+    reason: String,
+}
+
+impl Names for PacketNames {
+    fn traffic(&self, _: u8) -> Option<String> {
+        self.traffic.clone()
+    }
+
+    fn interface(&self, _: u32) -> Option<String> {
+        self.interface.clone()
+    }
+
+    fn reason(&self, _: u32) -> String {
+        self.reason.clone()
+    }
+}
+
+/// Reads packet events and hands them to a thread that writes them: standard output may block, and
+/// nothing else must wait for it.
+pub(super) struct PacketLog {
+    ring: AsyncFd<RingBuf<MapData>>,
+    lines: Option<mpsc::Sender<Line>>,
+    writer: tokio::task::JoinHandle<()>,
+    suppressed: u64,
+    lost: u64,
+}
+
+fn take_ring(ebpf: &mut Ebpf, name: &str) -> io::Result<RingBuf<MapData>> {
+    let map = ebpf
+        .take_map(name)
+        .ok_or_else(|| io::Error::other(format!("the kernel programs have no map {name}")))?;
+    RingBuf::try_from(map).map_err(io::Error::other)
+}
+
+impl PacketLog {
+    pub(super) fn new(ebpf: &mut Ebpf, config: &Config) -> io::Result<Self> {
+        let ring = take_ring(ebpf, "EVENTS")?;
+        // SAFETY: a ring buffer keeps the descriptor of its map open for as long as it lives.
+        let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }?;
+        let format = match config.log_format {
+            LogFormat::Text => Format::Text,
+            LogFormat::Json => Format::Json,
+        };
+        let limit = RateLimit {
+            per_second: config.log_rate,
+            burst: config.log_burst,
+        };
+        let mut log = EventLog::new(format, log::stdout()?);
+        let (lines, mut waiting) = mpsc::channel(WAITING);
+        let writer = tokio::task::spawn_blocking(move || {
+            while let Some(line) = waiting.blocking_recv() {
+                match line {
+                    Line::Packet(packet, names) => log.packet(&packet, &names),
+                    Line::Suppressed(count, interval) => log.suppressed(count, interval, limit),
+                }
+            }
+            if log.write_errors() > 0 {
+                warn!("{} lines of the packet log could not be written", log.write_errors());
+            }
+        });
+        Ok(Self {
+            ring,
+            lines: Some(lines),
+            writer,
+            suppressed: 0,
+            lost: 0,
+        })
+    }
+
+    /// Waits until there are events.
+    pub(super) async fn ready(&mut self) {
+        match self.ring.readable_mut().await {
+            // The next `drain` empties the ring, so what comes after it signals again.
+            Ok(mut guard) => guard.clear_ready(),
+            // The runtime is ending.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Reads every event that is there.
+    pub(super) fn drain(&mut self, source: &Source) {
+        let traffics = source.traffics();
+        while let Some(record) = self.ring.get_mut().next() {
+            let Some(packet) = Packet::from_bytes(&record) else {
+                continue;
+            };
+            let names = PacketNames {
+                traffic: traffics
+                    .get(packet.series.traffic)
+                    .map(|traffic| traffic.name.clone()),
+                interface: packet
+                    .interface
+                    .and_then(|index| source.interface_name(index.get())),
+                reason: packet
+                    .dropped
+                    .map(|(reason, _)| source.reason_name(reason))
+                    .unwrap_or_default(),
+            };
+            if let Some(lines) = &self.lines
+                && lines.try_send(Line::Packet(Box::new(packet), names)).is_err()
+            {
+                source.line_lost();
+            }
+        }
+    }
+
+    /// Says what was held back or lost since the last time.
+    pub(super) fn report(&mut self, losses: &[u64; loss::LEN as usize], interval: Duration) {
+        let suppressed = losses[loss::LOG_SUPPRESSED as usize];
+        if suppressed > self.suppressed
+            && let Some(lines) = &self.lines
+        {
+            let line = Line::Suppressed(suppressed - self.suppressed, interval);
+            // Where there is no room for the line, the next one says it all.
+            if lines.try_send(line).is_ok() {
+                self.suppressed = suppressed;
+            }
+        }
+        let lost = losses[loss::EVENT_LOST as usize];
+        if lost > self.lost {
+            warn!(
+                "{} packet events were lost: the ring buffer was full",
+                lost - self.lost
+            );
+            self.lost = lost;
+        }
+    }
+
+    /// Writes what is waiting, unless the reader of the log is stuck.
+    pub(super) async fn finish(mut self) {
+        self.lines = None;
+        if tokio::time::timeout(LAST_LINES, self.writer).await.is_err() {
+            warn!("the reader of the packet log does not read: its last lines are lost");
+        }
+    }
+}
+
+/// What the kernel programs log themselves.
+pub(super) struct Diagnostics(AsyncFd<EbpfLogger<&'static dyn ::log::Log>>);
+
+impl Diagnostics {
+    /// `None` where they log nothing.
+    pub(super) fn new(ebpf: &mut Ebpf, level: BpfLog) -> io::Result<Option<Self>> {
+        if level.aya_level() == 0 {
+            return Ok(None);
+        }
+        let logger = EbpfLogger::init(ebpf).map_err(io::Error::other)?;
+        // SAFETY: a logger owns its ring buffer, which keeps the descriptor open.
+        let logger = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) };
+        Ok(Some(Self(logger.map_err(io::Error::from)?)))
+    }
+
+    pub(super) async fn run(mut self, stop: impl Future<Output = ()>) {
+        let mut stop = std::pin::pin!(stop);
+        loop {
+            tokio::select! {
+                () = &mut stop => return self.0.get_mut().flush(),
+                guard = self.0.readable_mut() => match guard {
+                    Ok(mut guard) => {
+                        guard.clear_ready();
+                        guard.get_inner_mut().flush();
+                    }
+                    Err(_) => return,
+                },
+            }
+        }
+    }
+}

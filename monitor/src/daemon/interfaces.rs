@@ -1,0 +1,136 @@
+//! From what rtnetlink tells to tables and attachments.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use monitor_common::interface::{BRIDGE_PORT, EXCLUDED, InterfaceInfo};
+use tracing::{debug, info, warn};
+
+use crate::bpf::attach::{Hooks, Wanted};
+use crate::bpf::tables::{TableError, Tables};
+use crate::config::InterfaceFilter;
+use crate::link::{Interface, LinkEvent, LinkType};
+use crate::metrics::Source;
+use crate::traffic::Traffics;
+
+/// The interfaces of the namespace and what follows from them.
+#[derive(Debug)]
+pub(super) struct Interfaces {
+    filter: InterfaceFilter,
+    tables: Tables,
+    source: Arc<Source>,
+    known: BTreeMap<u32, Interface>,
+}
+
+/// How an interface is watched: `None` where nothing is attached to it.
+///
+/// A packet must be counted once. One that is routed out of a bond crosses the bond and one of its
+/// ports: the bond counts. The device of a VRF is crossed on the way to one that belongs to it: that
+/// one counts. Ports of a bridge count only what is bridged.
+fn wanted(filter: &InterfaceFilter, interface: &Interface) -> Option<Wanted> {
+    let slave_kind = interface.slave_kind.as_deref();
+    let counted_above = matches!(slave_kind, Some("bond" | "team"));
+    let counted_below = interface.info_kind.as_deref() == Some("vrf");
+    if interface.kind == LinkType::Loopback
+        || counted_above
+        || counted_below
+        || !filter.wants(&interface.name)
+    {
+        return None;
+    }
+    Some(Wanted {
+        name: interface.name.clone(),
+        ethernet: interface.kind == LinkType::Ethernet,
+        ingress: slave_kind != Some("bridge"),
+    })
+}
+
+/// What the kernel programs are told of an interface.
+fn info_of(filter: &InterfaceFilter, interface: &Interface) -> InterfaceInfo {
+    let mut flags = 0;
+    if interface.slave_kind.as_deref() == Some("bridge") {
+        flags |= BRIDGE_PORT;
+    }
+    if interface.kind != LinkType::Loopback && !filter.wants(&interface.name) {
+        flags |= EXCLUDED;
+    }
+    InterfaceInfo {
+        flags,
+        master: interface.master.unwrap_or(0),
+    }
+}
+
+impl Interfaces {
+    pub(super) fn new(filter: InterfaceFilter, tables: Tables, source: Arc<Source>) -> Self {
+        Self {
+            filter,
+            tables,
+            source,
+            known: BTreeMap::new(),
+        }
+    }
+
+    /// Takes a change into the tables.
+    pub(super) fn learn(&mut self, event: &LinkEvent) {
+        let result = match event {
+            LinkEvent::Link(interface) => {
+                let watched = wanted(&self.filter, interface).is_some();
+                self.source.interface_is(interface.index, &interface.name, watched);
+                self.known.insert(interface.index, interface.clone());
+                self.tables
+                    .set_interface(interface.index, info_of(&self.filter, interface))
+            }
+            LinkEvent::Gone { index } => {
+                self.known.remove(index);
+                self.source.interface_gone(*index);
+                self.tables.remove_interface(*index)
+            }
+            LinkEvent::AddressAdded(address) => self.tables.add_address(*address),
+            LinkEvent::AddressRemoved(address) => self.tables.remove_address(*address),
+            LinkEvent::Synced => Ok(()),
+        };
+        if let Err(error) = result {
+            warn!("{error}");
+        }
+    }
+
+    /// Attaches to everything that is known.
+    pub(super) fn attach_all(&self, hooks: &mut Hooks) {
+        for interface in self.known.values() {
+            self.attach(hooks, interface);
+        }
+    }
+
+    fn attach(&self, hooks: &mut Hooks, interface: &Interface) {
+        let Some(wanted) = wanted(&self.filter, interface) else {
+            debug!("interface {} is not watched", interface.name);
+            return hooks.detach_interface(interface.index);
+        };
+        match hooks.attach_interface(interface.index, wanted) {
+            Ok(()) => debug!("interface {} is watched", interface.name),
+            // It may be gone already: then the next event says so.
+            Err(error) => warn!("{error}"),
+        }
+    }
+
+    /// Takes a change into tables and attachments.
+    pub(super) fn follow(&mut self, hooks: &mut Hooks, event: LinkEvent) {
+        let new = matches!(&event, LinkEvent::Link(interface) if !self.known.contains_key(&interface.index));
+        self.learn(&event);
+        match event {
+            LinkEvent::Link(interface) => {
+                if new {
+                    info!("interface {} appeared", interface.name);
+                }
+                self.attach(hooks, &interface);
+            }
+            LinkEvent::Gone { index } => hooks.detach_interface(index),
+            LinkEvent::AddressAdded(_) | LinkEvent::AddressRemoved(_) | LinkEvent::Synced => {}
+        }
+    }
+
+    /// Sets which ports are watched.
+    pub(super) fn set_ports(&mut self, traffics: &Traffics) -> Result<(), TableError> {
+        self.tables.set_ports(&traffics.port_table())
+    }
+}
