@@ -60,13 +60,12 @@ fn prepare() -> Result<()> {
         prepend_path(&toolchain.linker)?;
     }
     let chosen = env::var(OVERRIDE).ok().filter(|name| !name.is_empty());
-    let name = match chosen {
-        Some(name) => name,
-        None => {
-            let hint = "the kernel programs cannot be built: run `cargo xtask setup` once (it \
-                        brings a compiler for the BPF target, and bpf-linker)";
-            set_up.context(hint)?.name
-        }
+    let name = if let Some(name) = chosen {
+        name
+    } else {
+        let hint = "the kernel programs cannot be built: run `cargo xtask setup` once (it brings a \
+                    compiler for the BPF target, and bpf-linker)";
+        set_up.context(hint)?.name
     };
     build(&name)
 }
@@ -87,6 +86,8 @@ fn prepend_path(linker: &Path) -> Result<()> {
 fn build(toolchain: &str) -> Result<()> {
     // Debian's compiler is a stable one; building the core library needs an unstable flag.
     set(OsStr::new("RUSTC_BOOTSTRAP"), OsStr::new("1"));
+    // Every line of the inner cargo becomes a warning of the outer one; errors still get through.
+    set(OsStr::new("CARGO_TERM_QUIET"), OsStr::new("true"));
     let package = Package {
         name: "monitor-ebpf",
         root_dir: "../monitor-ebpf",

@@ -77,7 +77,10 @@ impl Slot {
 
     /// The series of a slot; `None` where the slot is out of range.
     #[must_use]
-    #[expect(clippy::cast_possible_truncation, reason = "each remainder is below 256")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "each remainder is below 256"
+    )]
     pub const fn series(self) -> Option<Series> {
         let slot = self.0 as u32;
         if slot >= SLOTS {

@@ -42,7 +42,7 @@ codes! {
         Subtract = 2 => "subtract",
         /// Rule P decides, from where the packet was and the place that freed it.
         ByPlace = 3 => "by_place",
-        /// Freed because it was taken (TIME_WAIT): counts as allowed.
+        /// Freed because it was taken (`TIME_WAIT`): counts as allowed.
         Allowed = 4 => "allowed",
         /// Not a drop, or not of a packet that peerwatch counts.
         Ignored = 5 => "ignored",
@@ -64,7 +64,11 @@ pub const FIRST_SUBSYSTEM: u32 = 256;
 pub const fn reason_index(reason: u32) -> u32 {
     let subsystem = reason >> 16;
     if subsystem == 0 {
-        if reason < FIRST_SUBSYSTEM { reason } else { FIRST_SUBSYSTEM - 1 }
+        if reason < FIRST_SUBSYSTEM {
+            reason
+        } else {
+            FIRST_SUBSYSTEM - 1
+        }
     } else {
         FIRST_SUBSYSTEM + if subsystem < 256 { subsystem } else { 255 }
     }

@@ -40,7 +40,7 @@ pub struct InterfaceCount {
     pub dropped: [u64; 3],
     /// Written at `kfree_skb`: dropped after it had been counted in `passed`.
     pub revoked: [u64; 3],
-    /// Written at `kfree_skb`: freed because it was taken, as by a socket in TIME_WAIT.
+    /// Written at `kfree_skb`: freed because it was taken, as by a socket in `TIME_WAIT`.
     pub taken: [u64; 3],
 }
 

@@ -296,7 +296,11 @@ pub fn blur_wide(value: u32) -> u32 {
     // Written as 8 bytes and read as the 4 that are not at the beginning of the stack slot: what a
     // register spilled there is only followed for a read from the beginning.
     // The second half on either kind of machine.
-    let shift = if cfg!(target_endian = "little") { 32 } else { 0 };
+    let shift = if cfg!(target_endian = "little") {
+        32
+    } else {
+        0
+    };
     let mut slot = [0_u64; 1];
     let slot = slot.as_mut_ptr();
     // SAFETY: both halves lie in the local variable.

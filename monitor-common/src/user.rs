@@ -14,4 +14,12 @@ macro_rules! pod {
     };
 }
 
-pod!(Count, DropKey, InterfaceCount, InterfaceInfo, Place, PortTable, ReasonInfo);
+pod!(
+    Count,
+    DropKey,
+    InterfaceCount,
+    InterfaceInfo,
+    Place,
+    PortTable,
+    ReasonInfo
+);

@@ -72,10 +72,7 @@ pub(crate) fn interface(index: u32, update: impl Fn(&mut InterfaceCount)) {
         // SAFETY: this CPU's own value; each field has one writer.
         return update(unsafe { &mut *count });
     }
-    if INTERFACE_COUNTS
-        .insert(&index, &EMPTY, 0)
-        .is_err()
-    {
+    if INTERFACE_COUNTS.insert(&index, &EMPTY, 0).is_err() {
         lost(loss::INTERFACES_FULL);
     }
     if let Some(count) = INTERFACE_COUNTS.get_ptr_mut(&index) {

@@ -1,12 +1,13 @@
 //! Packets that the kernel frees with a reason.
 
 use monitor_common::drop::{
-    Class, DropKey, Group, PLACE_CERTAIN, PLACE_TCP_RECEIVE, Place, REASON_UNAVAILABLE, ReasonInfo, reason_index,
+    Class, DropKey, Group, PLACE_CERTAIN, PLACE_TCP_RECEIVE, Place, REASON_UNAVAILABLE, ReasonInfo,
+    reason_index,
 };
 use monitor_common::interface::{BRIDGE_PORT, EXCLUDED, NO_INTERFACE};
 use monitor_common::packet::{
-    ETHERTYPE_IPV4, ETHERTYPE_IPV6, Headers, Ports, Reader, TCP_FLAGS_OFFSET, TcpFlags, blur, blur_wide,
-    parse_ipv4, parse_ipv6, segments,
+    ETHERTYPE_IPV4, ETHERTYPE_IPV6, Headers, Ports, Reader, TCP_FLAGS_OFFSET, TcpFlags, blur,
+    blur_wide, parse_ipv4, parse_ipv6, segments,
 };
 use monitor_common::{Direction, Family, Protocol, Verdict};
 
@@ -142,7 +143,9 @@ fn locate(freed: &Freed, reader: &HeadReader, headers: &Headers) -> Option<Where
             ),
             Some(route) => {
                 route.ipv6_flags().unwrap_or(0) & RTF_LOCAL != 0
-                    || reader.get::<DestinationStart>(24).is_some_and(|d| d.0 == 0xff)
+                    || reader
+                        .get::<DestinationStart>(24)
+                        .is_some_and(|d| d.0 == 0xff)
             }
         };
         if inbound {
@@ -244,9 +247,7 @@ fn by_place(
         }
         let flags = reader.get::<TcpFlags>(headers.transport + TCP_FLAGS_OFFSET);
         return match flags {
-            Some(flags) if flags.flags & FIN_SYN_RST_ACK == SYN => {
-                (AFTER, Class::Protocol.code())
-            }
+            Some(flags) if flags.flags & FIN_SYN_RST_ACK == SYN => (AFTER, Class::Protocol.code()),
             _ => (ALLOWED, Class::Protocol.code()),
         };
     }

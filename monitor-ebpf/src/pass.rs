@@ -65,7 +65,11 @@ fn pass<R: Reader>(
 ) {
     let slot = blur(watched.slot(headers, direction as u32));
     let actual = skb.len.wrapping_sub(network);
-    let length = if headers.length == 0 { actual } else { headers.length };
+    let length = if headers.length == 0 {
+        actual
+    } else {
+        headers.length
+    };
     let mut packets = skb.gso_segs;
     if packets == 0 {
         packets = 1;

@@ -149,7 +149,10 @@ pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunErro
             event => first_events.push(event),
         }
     }
-    let names: Vec<&str> = watcher.interfaces().map(|interface| interface.name.as_str()).collect();
+    let names: Vec<&str> = watcher
+        .interfaces()
+        .map(|interface| interface.name.as_str())
+        .collect();
     config.interfaces.require(&names)?;
 
     let Prepared {
@@ -174,7 +177,8 @@ pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunErro
         states,
     });
     let mut server = tokio::spawn(http::serve(listener, site, stopping(stopped.clone())));
-    let diagnostics = diagnostics.map(|diagnostics| tokio::spawn(diagnostics.run(stopping(stopped))));
+    let diagnostics =
+        diagnostics.map(|diagnostics| tokio::spawn(diagnostics.run(stopping(stopped))));
     info!("{}", http::describe(address));
 
     let mut tick = tokio::time::interval(TICK);
@@ -289,8 +293,9 @@ fn prepare(config: &Config) -> Result<Prepared, RunError> {
     let counters = Counters::new(&mut loaded.ebpf)?;
     let packet_log = PacketLog::new(&mut loaded.ebpf, config)
         .map_err(system("the ring buffer of packet events cannot be read"))?;
-    let diagnostics = events::Diagnostics::new(&mut loaded.ebpf, config.bpf_log)
-        .map_err(system("the diagnostics of the kernel programs cannot be read"))?;
+    let diagnostics = events::Diagnostics::new(&mut loaded.ebpf, config.bpf_log).map_err(
+        system("the diagnostics of the kernel programs cannot be read"),
+    )?;
     let hooks = Hooks::new(loaded);
     let source = Arc::new(Source::new(
         counters,
@@ -313,7 +318,10 @@ fn prepare(config: &Config) -> Result<Prepared, RunError> {
 fn attach(hooks: &mut Hooks, interfaces: &mut Interfaces) -> Result<(), AttachError> {
     interfaces.attach_all(hooks);
     let root = cgroup::open_root();
-    let opened = root.as_ref().map(|root| &root.dir).map_err(ToString::to_string);
+    let opened = root
+        .as_ref()
+        .map(|root| &root.dir)
+        .map_err(ToString::to_string);
     if let Err(error) = hooks.attach_deliver(opened) {
         warn!("{error}; inbound packets that are allowed are not measured");
     }

@@ -38,11 +38,8 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         }
         Command::CheckConfig(flags) => {
             let environment = Environment::from_process();
-            let line = cmd::check_config::check_config(
-                &flags,
-                &environment,
-                Path::new(DEFAULT_FILE),
-            )?;
+            let line =
+                cmd::check_config::check_config(&flags, &environment, Path::new(DEFAULT_FILE))?;
             println!("{line}");
             Ok(())
         }

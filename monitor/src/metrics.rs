@@ -90,7 +90,10 @@ impl Source {
         self.reload_successful
             .store(traffics.is_some(), Ordering::Relaxed);
         if let Some(traffics) = traffics {
-            *self.traffics.write().unwrap_or_else(PoisonError::into_inner) = traffics;
+            *self
+                .traffics
+                .write()
+                .unwrap_or_else(PoisonError::into_inner) = traffics;
         }
     }
 
@@ -128,7 +131,9 @@ impl Source {
     ///
     /// What the kernel said.
     pub fn losses(&self) -> Result<[u64; 4], String> {
-        lock(&self.counters).read_losses().map_err(|error| error.to_string())
+        lock(&self.counters)
+            .read_losses()
+            .map_err(|error| error.to_string())
     }
 
     /// How many packets were counted so far, allowed and dropped.
@@ -137,7 +142,9 @@ impl Source {
     ///
     /// What the kernel said.
     pub fn packets_seen(&self) -> Result<u64, String> {
-        let snapshot = lock(&self.counters).read().map_err(|error| error.to_string())?;
+        let snapshot = lock(&self.counters)
+            .read()
+            .map_err(|error| error.to_string())?;
         let allowed: u64 = snapshot.allowed.values().map(|count| count.packets).sum();
         let dropped: u64 = snapshot.drops.values().map(|count| count.packets).sum();
         Ok(allowed + dropped)
@@ -151,14 +158,18 @@ impl Source {
     pub fn retire_interfaces(&self) -> Result<(), String> {
         let mut names = lock(&self.interfaces);
         let mut counters = lock(&self.counters);
-        names.retire(&mut counters).map_err(|error| error.to_string())
+        names
+            .retire(&mut counters)
+            .map_err(|error| error.to_string())
     }
 
     fn families(&self) -> Result<Vec<Family>, String> {
         // Held from before the maps are read: an interface must not be taken out of the map in between,
         // or it would count twice.
         let mut interfaces = lock(&self.interfaces);
-        let snapshot: Snapshot = lock(&self.counters).read().map_err(|error| error.to_string())?;
+        let snapshot: Snapshot = lock(&self.counters)
+            .read()
+            .map_err(|error| error.to_string())?;
         let states = self.states.get();
         let attached = |hook: Hook| {
             states

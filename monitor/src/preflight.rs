@@ -36,7 +36,7 @@ pub enum PreflightError {
 
 /// Capabilities by their bit (linux/capability.h), and what stands for them on older kernels.
 const NEEDED: &[(u32, &str)] = &[(12, "CAP_NET_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
-/// Includes CAP_PERFMON and CAP_BPF, which were split off it in 5.8.
+/// Includes `CAP_PERFMON` and `CAP_BPF`, which were split off it in 5.8.
 const CAP_SYS_ADMIN: u32 = 21;
 
 fn needed_names() -> String {
@@ -49,7 +49,7 @@ fn missing(effective: u64) -> Vec<&'static str> {
     let has = |bit: u32| effective >> bit & 1 == 1;
     NEEDED
         .iter()
-        .filter(|(bit, _)| !has(*bit) && !(*bit > 37 && has(CAP_SYS_ADMIN)))
+        .filter(|(bit, _)| !(has(*bit) || *bit > 37 && has(CAP_SYS_ADMIN)))
         .map(|(_, name)| *name)
         .collect()
 }
@@ -70,8 +70,8 @@ fn effective(status: &str) -> u64 {
 /// The first thing that is missing.
 pub fn check(btf: &Path) -> Result<(), PreflightError> {
     let path = "/proc/self/status";
-    let status = std::fs::read_to_string(path)
-        .map_err(|source| PreflightError::Status { path, source })?;
+    let status =
+        std::fs::read_to_string(path).map_err(|source| PreflightError::Status { path, source })?;
     let missing = missing(effective(&status));
     if !missing.is_empty() {
         return Err(PreflightError::Capabilities(missing));

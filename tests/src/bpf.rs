@@ -14,6 +14,7 @@ use crate::netns::NetNs;
 
 /// From `enum bpf_cmd`, `enum bpf_prog_type` and `enum bpf_attach_type` in `linux/bpf.h`.
 const BPF_PROG_LOAD: libc::c_long = 5;
+const BPF_PROG_QUERY: libc::c_long = 16;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
 const BPF_PROG_TYPE_XDP: u32 = 6;
@@ -50,6 +51,13 @@ impl Side {
         match self {
             Self::Ingress => "ingress",
             Self::Egress => "egress",
+        }
+    }
+
+    const fn tcx(self) -> u32 {
+        match self {
+            Self::Ingress => BPF_TCX_INGRESS,
+            Self::Egress => BPF_TCX_EGRESS,
         }
     }
 }
@@ -94,13 +102,35 @@ struct LinkCreate {
     expected_revision: u64,
 }
 
-fn bpf<T>(command: libc::c_long, attr: &T) -> Result<OwnedFd> {
+/// The part that `BPF_PROG_QUERY` reads and writes for TCX.
+#[repr(C)]
+#[derive(Default)]
+struct ProgQuery {
+    target: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    prog_ids: u64,
+    count: u32,
+    pad: u32,
+    prog_attach_flags: u64,
+    link_ids: u64,
+    link_attach_flags: u64,
+    revision: u64,
+}
+
+fn call<T>(command: libc::c_long, attr: &mut T) -> Result<libc::c_long> {
     // SAFETY: `attr` is a prefix of union bpf_attr, as long as said; pointers in it are to values
     // that the caller holds across the call.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, command, &raw const *attr, size_of::<T>()) };
-    if fd < 0 {
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attr, size_of::<T>()) };
+    if result < 0 {
         bail!("bpf({command}): {}", io::Error::last_os_error());
     }
+    Ok(result)
+}
+
+fn bpf<T>(command: libc::c_long, attr: &mut T) -> Result<OwnedFd> {
+    let fd = call(command, attr)?;
     // SAFETY: the call succeeded, and these commands return a new descriptor.
     Ok(unsafe { OwnedFd::from_raw_fd(i32::try_from(fd)?) })
 }
@@ -112,7 +142,7 @@ fn load(prog_type: u32, attach_type: u32, value: i32) -> Result<OwnedFd> {
     let instructions: [u64; 2] = [0xb7 | (u64::from(value.cast_unsigned()) << 32), 0x95];
     bpf(
         BPF_PROG_LOAD,
-        &ProgLoad {
+        &mut ProgLoad {
             prog_type,
             insn_cnt: 2,
             insns: instructions.as_ptr() as u64,
@@ -139,12 +169,9 @@ fn fd_number(fd: &impl AsRawFd) -> Result<u32> {
 ///
 /// When the kernel has no TCX or refuses.
 pub fn tcx_drop(netns: &NetNs, interface: &str, side: Side, place: Place) -> Result<Attached> {
-    let attach_type = match side {
-        Side::Ingress => BPF_TCX_INGRESS,
-        Side::Egress => BPF_TCX_EGRESS,
-    };
+    let attach_type = side.tcx();
     let program = load(BPF_PROG_TYPE_SCHED_CLS, attach_type, TC_ACT_SHOT)?;
-    let attr = LinkCreate {
+    let mut attr = LinkCreate {
         prog_fd: fd_number(&program)?,
         target: netns.ifindex(interface)?,
         attach_type,
@@ -156,9 +183,25 @@ pub fn tcx_drop(netns: &NetNs, interface: &str, side: Side, place: Place) -> Res
     };
     // The index is looked up in the namespace of the caller.
     let link = netns
-        .run(|| bpf(BPF_LINK_CREATE, &attr))
+        .run(|| bpf(BPF_LINK_CREATE, &mut attr))
         .context("TCX link")?;
     Ok(Attached { _link: link })
+}
+
+/// How many programs are in the TCX chain of an interface.
+///
+/// # Errors
+///
+/// When the kernel has no TCX.
+pub fn tcx_count(netns: &NetNs, interface: &str, side: Side) -> Result<u32> {
+    let mut query = ProgQuery {
+        target: netns.ifindex(interface)?,
+        attach_type: side.tcx(),
+        ..ProgQuery::default()
+    };
+    // Without a list to fill, only the number is told.
+    netns.run(|| call(BPF_PROG_QUERY, &mut query).map(drop))?;
+    Ok(query.count)
 }
 
 /// Attaches a generic XDP program to an interface that drops every packet.
@@ -168,7 +211,7 @@ pub fn tcx_drop(netns: &NetNs, interface: &str, side: Side, place: Place) -> Res
 /// When the kernel refuses.
 pub fn xdp_drop(netns: &NetNs, interface: &str) -> Result<Attached> {
     let program = load(BPF_PROG_TYPE_XDP, BPF_XDP, XDP_DROP)?;
-    let attr = LinkCreate {
+    let mut attr = LinkCreate {
         prog_fd: fd_number(&program)?,
         target: netns.ifindex(interface)?,
         attach_type: BPF_XDP,
@@ -176,7 +219,7 @@ pub fn xdp_drop(netns: &NetNs, interface: &str) -> Result<Attached> {
         ..LinkCreate::default()
     };
     let link = netns
-        .run(|| bpf(BPF_LINK_CREATE, &attr))
+        .run(|| bpf(BPF_LINK_CREATE, &mut attr))
         .context("XDP link")?;
     Ok(Attached { _link: link })
 }
@@ -229,13 +272,13 @@ impl DenyingCgroup {
         };
         let program = load(BPF_PROG_TYPE_CGROUP_SKB, attach_type, CGROUP_DENY)?;
         let directory = File::open(path)?;
-        let attr = LinkCreate {
+        let mut attr = LinkCreate {
             prog_fd: fd_number(&program)?,
             target: fd_number(&directory)?,
             attach_type,
             ..LinkCreate::default()
         };
-        bpf(BPF_LINK_CREATE, &attr).context("cgroup link")
+        bpf(BPF_LINK_CREATE, &mut attr).context("cgroup link")
     }
 
     /// The file to which a process writes 0 to move itself in.

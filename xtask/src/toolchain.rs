@@ -252,8 +252,12 @@ fn install() -> Result<()> {
             );
         }
     }
-    packages::install(&packages::BPF_COMPILER)
-        .context("(rustc-web cannot be beside Debian's own rustc or rustup packages)")
+    packages::install(&packages::BPF_COMPILER).map_err(|error| {
+        anyhow!(
+            "{error:#}\n(if apt-get named a conflict: {package} cannot be beside Debian's own \
+             packages rustc and rustup)"
+        )
+    })
 }
 
 /// Brings clippy for the compiler of the kernel programs.

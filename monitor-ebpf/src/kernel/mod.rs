@@ -20,11 +20,7 @@ pub(crate) mod skb;
 #[inline(always)]
 unsafe fn direct<T>(base: *const u8, offset: &Global<u32>) -> T {
     // SAFETY: by the caller's word; the verifier refuses the program otherwise.
-    unsafe {
-        base.add(offset.load() as usize)
-            .cast::<T>()
-            .read_volatile()
-    }
+    unsafe { base.add(offset.load() as usize).cast::<T>().read_volatile() }
 }
 
 /// Reads a field through any address; `None` where it is not readable.
@@ -44,7 +40,8 @@ pub(crate) fn is_kernel_address(address: *const u8) -> bool {
 /// Whether `net` is the daemon's network namespace.
 #[inline(always)]
 fn is_own_net(net: *const u8) -> bool {
-    is_kernel_address(net) && probe::<u32>(net, &globals::NET_INUM) == Some(globals::NETNS_INUM.load())
+    is_kernel_address(net)
+        && probe::<u32>(net, &globals::NET_INUM) == Some(globals::NETNS_INUM.load())
 }
 
 /// Whether a socket (or what stands for one in SYN_RECV and TIME_WAIT) is in the daemon's network

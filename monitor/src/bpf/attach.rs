@@ -68,7 +68,10 @@ impl SharedStates {
     /// A copy of the states now.
     #[must_use]
     pub fn get(&self) -> HookStates {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn set(&self, hook: Hook, interface: &str, state: HookState) {
@@ -97,7 +100,8 @@ pub struct Wanted {
 #[derive(Debug)]
 struct Interface {
     wanted: Wanted,
-    links: Vec<SchedClassifierLink>,
+    /// Held for their drop, which detaches.
+    _links: Vec<SchedClassifierLink>,
 }
 
 /// The attached programs.
@@ -143,7 +147,12 @@ impl Hooks {
         self.states.clone()
     }
 
-    fn host_hook(&mut self, hook: Hook, mode: Mode, result: Result<(), String>) -> Result<(), AttachError> {
+    fn host_hook(
+        &mut self,
+        hook: Hook,
+        mode: Mode,
+        result: Result<(), String>,
+    ) -> Result<(), AttachError> {
         match result {
             Ok(()) => {
                 self.states.set(hook, "", Ok(mode));
@@ -241,7 +250,13 @@ impl Hooks {
                 }
             }
         }
-        self.interfaces.insert(index, Interface { wanted, links });
+        self.interfaces.insert(
+            index,
+            Interface {
+                wanted,
+                _links: links,
+            },
+        );
         first_error.map_or(Ok(()), Err)
     }
 
@@ -305,13 +320,16 @@ impl Hooks {
                 Err(_) => {}
             }
         }
-        match tc::qdisc_add_clsact(&wanted.name) {
-            Ok(()) => {
-                self.own_clsact.insert(index);
+        let own = match tc::qdisc_add_clsact(&wanted.name) {
+            Ok(()) => true,
+            Err(TcError::AlreadyAttached) => remove_stale(&wanted.name, attach_type),
+            Err(TcError::NetlinkError(error)) if is_exists(&error) => {
+                remove_stale(&wanted.name, attach_type)
             }
-            Err(TcError::AlreadyAttached) => {}
-            Err(TcError::NetlinkError(error)) if is_exists(&error) => {}
             Err(error) => return Err(error.to_string()),
+        };
+        if own {
+            self.own_clsact.insert(index);
         }
         let options = TcAttachOptions::Netlink(NlOptions {
             priority: 1,
@@ -324,6 +342,22 @@ impl Hooks {
         let link = program.take_link(id).map_err(|error| error.to_string())?;
         Ok((link, Mode::Clsact))
     }
+}
+
+/// Removes filters that a peerwatch left when it was killed: unlike links, they outlive their process,
+/// and there is one peerwatch in a network namespace. Gives whether there were any: then the `clsact`
+/// that they were on was added by it, too.
+fn remove_stale(interface: &str, attach_type: TcAttachType) -> bool {
+    let names = [
+        "egress_ethernet",
+        "egress_other",
+        "ingress_ethernet",
+        "ingress_other",
+    ];
+    let removed = names
+        .iter()
+        .filter(|name| tc::qdisc_detach_program(interface, attach_type, name).is_ok());
+    removed.count() > 0
 }
 
 fn attach_drop(ebpf: &mut Ebpf) -> Result<BtfTracePointLink, ProgramError> {

@@ -131,7 +131,7 @@ impl Counters {
     /// Where the kernel refuses to read a map.
     pub fn read(&self) -> Result<Snapshot, ReadError> {
         let mut snapshot = Snapshot::default();
-        for entry in self.drops.iter() {
+        for entry in &self.drops {
             let (key, values) = entry.map_err(failed("DROPS"))?;
             snapshot.drops.insert(key, sum_counts(&values));
         }
@@ -158,7 +158,7 @@ impl Counters {
                 _ => {}
             }
         }
-        for entry in self.interfaces.iter() {
+        for entry in &self.interfaces {
             let (index, values) = entry.map_err(failed("INTERFACE_COUNTS"))?;
             snapshot.interfaces.insert(index, sum_interface(&values));
         }

@@ -85,11 +85,8 @@ pub fn load(
     settings: &Settings,
 ) -> Result<Loaded, LoadError> {
     let has_cookie = settings.netns_cookie.is_some()
-        && is_helper_supported(
-            ProgramType::CgroupSkb,
-            BpfHelper::BPF_FUNC_get_netns_cookie,
-        )
-        .unwrap_or(false);
+        && is_helper_supported(ProgramType::CgroupSkb, BpfHelper::BPF_FUNC_get_netns_cookie)
+            .unwrap_or(false);
     let has_reason = u8::from(facts.has_reason);
     let has_receiving_socket = u8::from(facts.has_receiving_socket);
     let cookie = settings.netns_cookie.unwrap_or(0);
@@ -180,16 +177,17 @@ fn excerpt(log: &str, whole: bool) -> String {
     if lines.is_empty() {
         return String::new();
     }
-    let shown = if whole { lines.len() } else { LINES.min(lines.len()) };
+    let shown = if whole {
+        lines.len()
+    } else {
+        LINES.min(lines.len())
+    };
     let left_out = lines.len() - shown;
-    let mut text = String::from("\n  ");
-    if left_out > 0 {
-        text.push_str(&format!(
-            "({left_out} lines left out; --verifier-log shows them)\n  "
-        ));
+    let end = lines[left_out..].join("\n  ");
+    if left_out == 0 {
+        return format!("\n  {end}");
     }
-    text.push_str(&lines[left_out..].join("\n  "));
-    text
+    format!("\n  ({left_out} lines left out; --verifier-log shows them)\n  {end}")
 }
 
 #[cfg(test)]
@@ -198,7 +196,8 @@ mod tests {
 
     #[test]
     fn an_excerpt_shows_the_end_and_says_what_it_left_out() {
-        let log: String = (0..100).map(|n| format!("line {n}\n")).collect();
+        let lines: Vec<String> = (0..100).map(|n| format!("line {n}")).collect();
+        let log = lines.join("\n");
         let short = excerpt(&log, false);
         assert!(short.contains("(88 lines left out"), "{short}");
         assert!(short.ends_with("line 99"), "{short}");

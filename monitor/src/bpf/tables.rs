@@ -147,14 +147,19 @@ impl Tables {
     ///
     /// Where the kernel refuses.
     pub fn remove_address(&mut self, address: IpAddr) -> Result<(), TableError> {
-        absent_is_fine("LOCAL_ADDRESSES", self.addresses.remove(&address_key(address)))
+        absent_is_fine(
+            "LOCAL_ADDRESSES",
+            self.addresses.remove(&address_key(address)),
+        )
     }
 }
 
 fn absent_is_fine(map: &'static str, result: Result<(), MapError>) -> Result<(), TableError> {
     match result {
         Err(MapError::KeyNotFound) => Ok(()),
-        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => {
+        Err(MapError::SyscallError(error))
+            if error.io_error.raw_os_error() == Some(libc::ENOENT) =>
+        {
             Ok(())
         }
         other => written(map, other),

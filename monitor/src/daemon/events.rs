@@ -89,7 +89,10 @@ impl PacketLog {
                 }
             }
             if log.write_errors() > 0 {
-                warn!("{} lines of the packet log could not be written", log.write_errors());
+                warn!(
+                    "{} lines of the packet log could not be written",
+                    log.write_errors()
+                );
             }
         });
         Ok(Self {
@@ -131,7 +134,9 @@ impl PacketLog {
                     .unwrap_or_default(),
             };
             if let Some(lines) = &self.lines
-                && lines.try_send(Line::Packet(Box::new(packet), names)).is_err()
+                && lines
+                    .try_send(Line::Packet(Box::new(packet), names))
+                    .is_err()
             {
                 source.line_lost();
             }

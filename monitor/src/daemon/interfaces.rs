@@ -75,7 +75,8 @@ impl Interfaces {
         let result = match event {
             LinkEvent::Link(interface) => {
                 let watched = wanted(&self.filter, interface).is_some();
-                self.source.interface_is(interface.index, &interface.name, watched);
+                self.source
+                    .interface_is(interface.index, &interface.name, watched);
                 self.known.insert(interface.index, interface.clone());
                 self.tables
                     .set_interface(interface.index, info_of(&self.filter, interface))

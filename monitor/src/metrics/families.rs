@@ -13,7 +13,7 @@ use monitor_common::event::loss;
 /// Name and help of every metric of the collector, in one place.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Name {
-    pub(super) name: &'static str,
+    pub(super) full: &'static str,
     pub(super) help: &'static str,
     pub(super) kind: MetricType,
 }
@@ -21,7 +21,7 @@ pub(super) struct Name {
 macro_rules! names {
     ($($constant:ident: $kind:ident $name:literal $help:literal;)+) => {
         $(pub(super) const $constant: Name = Name {
-            name: concat!("peerwatch_", $name), help: $help, kind: MetricType::$kind,
+            full: concat!("peerwatch_", $name), help: $help, kind: MetricType::$kind,
         };)+
         const ALL: &[Name] = &[$($constant,)+];
     };
@@ -51,7 +51,7 @@ pub(super) fn descs() -> prometheus::Result<Vec<Desc>> {
     ALL.iter()
         .map(|name| {
             Desc::new(
-                name.name.to_owned(),
+                name.full.to_owned(),
                 name.help.to_owned(),
                 Vec::new(),
                 HashMap::new(),
@@ -106,7 +106,7 @@ impl Family {
 
     pub(super) fn into_proto(self) -> MetricFamily {
         let mut family = MetricFamily::default();
-        family.set_name(self.name.name.to_owned());
+        family.set_name(self.name.full.to_owned());
         family.set_help(self.name.help.to_owned());
         family.set_field_type(self.name.kind);
         family.set_metric(self.metrics);
@@ -159,7 +159,10 @@ pub(super) fn info(kernel: &KernelInfo, reload_successful: bool) -> [Family; 3] 
     build.add(
         &[
             ("version", env!("CARGO_PKG_VERSION")),
-            ("revision", option_env!("PEERWATCH_REVISION").unwrap_or("unknown")),
+            (
+                "revision",
+                option_env!("PEERWATCH_REVISION").unwrap_or("unknown"),
+            ),
         ],
         1,
     );

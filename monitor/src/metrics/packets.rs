@@ -28,9 +28,10 @@ impl Measured {
     }
 }
 
-type Labels<'a> = [(&'static str, &'a str); 5];
+type Label<'a> = (&'static str, &'a str);
+type Labels<'a> = [Label<'a>; 5];
 
-fn labels<'a>(traffic: &'a Traffic, series: &Series) -> Labels<'a> {
+fn labels(traffic: &Traffic, series: Series) -> Labels<'_> {
     [
         ("traffic", &traffic.name),
         ("protocol", series.protocol.as_str()),
@@ -64,7 +65,7 @@ fn all_series(traffics: &Traffics) -> impl Iterator<Item = (&Traffic, Series)> {
 }
 
 /// Whether a key is a drop before the verdict point.
-fn is_drop(key: &DropKey) -> bool {
+fn is_drop(key: DropKey) -> bool {
     matches!(
         Group::from_code(key.group),
         Some(Group::Before | Group::Subtract)
@@ -83,7 +84,7 @@ pub(super) fn families(
     let mut drops = Family::new(DROPS);
     let mut late = Family::new(LATE_DROPS);
     for (traffic, series) in all_series(traffics) {
-        let labels = labels(traffic, &series);
+        let labels = labels(traffic, series);
         let slot = Slot::of(&series);
         if measured.allowed(series.direction) {
             let count = snapshot.allowed.get(&slot).copied().unwrap_or_default();
@@ -114,7 +115,7 @@ pub(super) fn families(
             reason: u32::MAX,
         };
         for (key, count) in snapshot.drops.range(first..=last) {
-            if is_drop(key) {
+            if is_drop(*key) {
                 dropped.packets += count.packets;
                 dropped.bytes += count.bytes;
                 *early_rows.entry((key.class, key.reason)).or_default() += count.packets;
@@ -131,8 +132,8 @@ pub(super) fn families(
 }
 
 fn add_verdict(family: &mut Family, labels: &Labels<'_>, verdict: Verdict, value: u64) {
-    let [a, b, c, d, e] = *labels;
-    family.add(&[a, b, c, d, e, ("verdict", verdict.as_str())], value);
+    let verdict = [("verdict", verdict.as_str())];
+    family.add(&[labels.as_slice(), &verdict].concat(), value);
 }
 
 fn add_reasons(
@@ -141,14 +142,11 @@ fn add_reasons(
     rows: &BTreeMap<(u8, u32), u64>,
     reasons: &ReasonTable,
 ) {
-    let [a, b, c, d, e] = *labels;
     for (&(class, reason), &value) in rows {
         let class = Class::from_code(class).unwrap_or(Class::Unspecified);
         let reason = reasons.name(reason);
-        family.add(
-            &[a, b, c, d, e, ("class", class.as_str()), ("reason", &reason)],
-            value,
-        );
+        let why: [Label<'_>; 2] = [("class", class.as_str()), ("reason", &reason)];
+        family.add(&[labels.as_slice(), &why].concat(), value);
     }
 }
 

@@ -7,6 +7,7 @@ use std::process::Stdio;
 use anyhow::{Context, Result, ensure};
 
 use super::{Trial, V4};
+use crate::bpf::{Side, tcx_count};
 use crate::daemon::binary;
 use crate::expect::Family;
 use crate::lab::Lab;
@@ -84,9 +85,27 @@ fn second_instance(lab: &Lab, _: Family) -> Result<()> {
     row.context("no such row")?.run(lab)
 }
 
-/// What `bpftool` shows attached to the interfaces of a namespace.
-fn attached(netns: &NetNs) -> Result<String> {
-    netns.sh("bpftool net list")
+/// The gateway's interfaces.
+const INTERFACES: [&str; 5] = ["lan0", "wan0", "br0", "bp0", "bp1"];
+
+/// How many programs the TCX chains and clsact filters of each interface have.
+fn attached(netns: &NetNs) -> Result<Vec<(&'static str, u32)>> {
+    let mut found = Vec::new();
+    for interface in INTERFACES {
+        let mut count = 0;
+        for side in [Side::Ingress, Side::Egress] {
+            count += tcx_count(netns, interface, side)?;
+            let filters = netns.sh(&format!("tc filter show dev {interface} {}", side.name()))?;
+            count += u32::try_from(
+                filters
+                    .lines()
+                    .filter(|line| line.contains(" bpf "))
+                    .count(),
+            )?;
+        }
+        found.push((interface, count));
+    }
+    Ok(found)
 }
 
 /// After SIGTERM the interfaces have no program any more.
@@ -94,16 +113,17 @@ fn nothing_left(_: &Lab, _: Family) -> Result<()> {
     // A lab of its own, as its daemon ends here.
     let mut lab = Lab::create()?;
     let running = attached(&lab.gw)?;
-    for interface in ["lan0", "wan0", "br0", "bp0", "bp1"] {
-        ensure!(
-            running.contains(interface),
-            "nothing at {interface}: {running}"
-        );
-    }
+    ensure!(
+        running.iter().all(|(_, count)| *count > 0),
+        "attached: {running:?}"
+    );
     lab.daemon.stop()?;
     let left = attached(&lab.gw)?;
-    for interface in ["lan0", "wan0", "br0", "bp0", "bp1"] {
-        ensure!(!left.contains(interface), "left behind: {left}");
+    ensure!(
+        left.iter().all(|(_, count)| *count == 0),
+        "left behind: {left:?}"
+    );
+    for interface in INTERFACES {
         let qdisc = lab.gw.sh(&format!("tc qdisc show dev {interface}"))?;
         ensure!(!qdisc.contains("clsact"), "left behind: {qdisc}");
     }

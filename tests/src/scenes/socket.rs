@@ -41,6 +41,11 @@ pub(super) const SCENES: &[Scene] = &[
         Play::Own(bad_checksum_long),
     ),
     scene(
+        "raw_socket_closed_unread",
+        Way::Inbound,
+        Play::Own(raw_socket_unread),
+    ),
+    scene(
         "raw_socket_beside",
         Way::Inbound,
         Play::Own(raw_socket_beside),
@@ -190,8 +195,8 @@ fn hold_listener(case: &Case<'_>) -> Result<()> {
     Ok(())
 }
 
-/// A raw socket gets a copy of each packet, which must not count.
-fn raw_socket_beside<'b>(case: &'b Case<'_>) -> Result<Plan<'b>> {
+/// A raw socket on `lan0` that gets a copy of each of the row's packets.
+fn raw_socket(case: &Case<'_>) -> Result<Socket> {
     let domain = match case.family() {
         Family::V4 => Domain::IPV4,
         Family::V6 => Domain::IPV6,
@@ -200,23 +205,70 @@ fn raw_socket_beside<'b>(case: &'b Case<'_>) -> Result<Plan<'b>> {
         Protocol::Tcp => socket2::Protocol::TCP,
         Protocol::Udp => socket2::Protocol::UDP,
     };
-    let mut raw = case
+    let raw = case
         .lab
         .gw
         .run(|| Ok(Socket::new(domain, Type::RAW, Some(protocol))?))?;
+    // Or it would hear the scrapes as well.
+    raw.bind_device(Some(b"lan0"))?;
     raw.set_read_timeout(Some(Duration::from_secs(1)))?;
-    let plan = delivered_to_listener(case, Expected::nothing())?;
-    let mut expected = plan.expected.clone();
+    Ok(raw)
+}
+
+/// The copies must not count.
+fn raw_socket_beside<'b>(case: &'b Case<'_>) -> Result<Plan<'b>> {
+    let mut raw = raw_socket(case)?;
+    let mut expected = Expected::nothing();
     expected.allowed(case.kind(), "lan0", case.count, case.bytes());
-    let check_listener = plan.check;
-    Ok(Plan::new(plan.send, expected).checked_by(move || {
+    let Plan {
+        send,
+        expected,
+        check,
+        ..
+    } = delivered_to_listener(case, expected)?;
+    Ok(Plan::new(send, expected).checked_by(move || {
         let mut buffer = [0; 2048];
         for number in 0..case.count {
             raw.read(&mut buffer)
                 .with_context(|| format!("copy {number} of {}", case.count))?;
         }
-        check_listener()
+        check()
     }))
+}
+
+/// Nor must they when the raw socket ends with the copies unread.
+fn raw_socket_unread<'b>(case: &'b Case<'_>) -> Result<Plan<'b>> {
+    let raw = raw_socket(case)?;
+    let mut expected = Expected::nothing();
+    expected.allowed(case.kind(), "lan0", case.count, case.bytes());
+    let Plan {
+        send,
+        expected,
+        check,
+        ..
+    } = delivered_to_listener(case, expected)?;
+    Ok(Plan::new(send, expected).checked_by(move || {
+        drop(raw);
+        wait_for_rcu()?;
+        check()
+    }))
+}
+
+/// Sockets are destroyed after a grace period of the kernel's read-copy-update: waits for it, and for
+/// one more, in which what waited for the first is done.
+fn wait_for_rcu() -> Result<()> {
+    /// `MEMBARRIER_CMD_GLOBAL` of `linux/membarrier.h`: returns after a grace period.
+    const GLOBAL: libc::c_long = 1;
+    for _ in 0..2 {
+        // SAFETY: no memory is passed.
+        let result = unsafe { libc::syscall(libc::SYS_membarrier, GLOBAL, 0, 0) };
+        ensure!(
+            result == 0,
+            "membarrier: {}",
+            std::io::Error::last_os_error()
+        );
+    }
+    Ok(())
 }
 
 /// One packet to all, handed to two sockets, is one packet.

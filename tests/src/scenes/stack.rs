@@ -131,12 +131,14 @@ fn route_of_own_address<'b>(case: &'b Case<'_>, kind: &'static str) -> Result<Pl
         "local 10.77.1.1 table local dev lan0 proto kernel scope host src 10.77.1.1";
     const CONNECTED: &str = "10.77.1.0/24 dev lan0 proto kernel scope link src 10.77.1.1";
     let gw = &case.lab.gw;
-    gw.ip(&format!("route del {LOCAL}"))?;
-    case.on_end(|lab: &Lab| lab.gw.ip(&format!("route add {LOCAL}")));
+    // Taken down in reverse: the connected route needs the local one.
     if kind.is_empty() {
         gw.ip(&format!("route del {CONNECTED}"))?;
         case.on_end(|lab: &Lab| lab.gw.ip(&format!("route add {CONNECTED}")));
-    } else {
+    }
+    gw.ip(&format!("route del {LOCAL}"))?;
+    case.on_end(|lab: &Lab| lab.gw.ip(&format!("route add {LOCAL}")));
+    if !kind.is_empty() {
         let route = format!("{kind} 10.77.1.1 table local");
         gw.ip(&format!("route add {route}"))?;
         case.on_end(move |lab: &Lab| lab.gw.ip(&format!("route del {route}")));
