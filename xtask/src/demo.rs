@@ -158,12 +158,9 @@ fn show<W: std::io::Write>(
     let mut next_table = Duration::ZERO;
     loop {
         let now = start.elapsed();
-        if limit.is_some_and(|limit| now >= limit) {
-            screen.event(&format!("{} s: that was it", now.as_secs()))?;
-            return Ok(());
-        }
+        let over = limit.is_some_and(|limit| now >= limit);
         let phase = u32::try_from(now.as_millis() / PHASE.as_millis())?;
-        if phase != rules {
+        if phase != rules && !over {
             rules = phase;
             screen.event(&format!(
                 "{} s: {}",
@@ -172,16 +169,21 @@ fn show<W: std::io::Write>(
             ))?;
         }
         table.update(&daemon.metrics()?, now)?;
-        if screen.live() || now >= next_table {
+        if screen.live() || over || now >= next_table {
             next_table = now + PLAIN_TABLE;
             let mut lines = table.lines(now, screen.live());
             lines.push(peers.summary());
             lines.extend(daemon.last_packet());
             screen.table(&lines)?;
         }
+        if over {
+            // The last table stays.
+            screen.keep();
+            return Ok(screen.event(&format!("{} s: that was it", now.as_secs()))?);
+        }
         if let Some(signal) = signals.wait(TICK)? {
-            screen.event(&format!("{} s: {signal}", start.elapsed().as_secs()))?;
-            return Ok(());
+            screen.keep();
+            return Ok(screen.event(&format!("{} s: {signal}", start.elapsed().as_secs()))?);
         }
     }
 }

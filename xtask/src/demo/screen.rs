@@ -63,6 +63,11 @@ impl<W: Write> Screen<W> {
         self.out.flush()
     }
 
+    /// Leaves the table that is there for good.
+    pub(super) fn keep(&mut self) {
+        self.drawn = 0;
+    }
+
     fn erase(&self) -> String {
         if self.live && self.drawn > 0 {
             format!("\x1b[{}A\x1b[J", self.drawn)
@@ -83,6 +88,8 @@ mod tests {
         screen.table(&lines).unwrap();
         screen.event("news").unwrap();
         screen.table(&lines[..1]).unwrap();
+        screen.keep();
+        screen.event("end").unwrap();
         String::from_utf8(out).unwrap()
     }
 
@@ -90,12 +97,12 @@ mod tests {
     fn a_terminal_sees_the_table_below_the_news() {
         assert_eq!(
             written(true),
-            "\x1b[?7la\nb\n\x1b[?7h\x1b[2A\x1b[Jnews\n\x1b[?7la\n\x1b[?7h"
+            "\x1b[?7la\nb\n\x1b[?7h\x1b[2A\x1b[Jnews\n\x1b[?7la\n\x1b[?7hend\n"
         );
     }
 
     #[test]
     fn a_file_gets_plain_lines() {
-        assert_eq!(written(false), "a\nb\nnews\na\n");
+        assert_eq!(written(false), "a\nb\nnews\na\nend\n");
     }
 }
