@@ -1,1 +1,23 @@
-//! Labs and helpers of the tests.
+//! Labs of network namespaces and the tools that exact-count tests of peerwatch need.
+//!
+//! A [`lab::Lab`] is a gateway namespace with a running daemon, a peer on one side and a server on the
+//! other. A row ([`rows::Row`]) sets a scene in it, sends packets, and compares what a real scrape
+//! shows with what should be there. Everything needs root.
+
+pub mod bpf;
+pub mod case;
+pub mod daemon;
+pub mod expect;
+pub mod helper;
+pub mod lab;
+pub mod lifecycle;
+pub mod netns;
+pub mod packet;
+pub mod pool;
+pub mod rows;
+pub mod scenes;
+pub mod scrape;
+pub mod send;
+pub mod tun;
+pub mod undo;
+pub mod wait;

@@ -4,6 +4,7 @@ mod bench;
 mod build;
 mod check;
 mod cmd;
+mod demo;
 mod libtest;
 mod linker;
 mod packages;
@@ -44,6 +45,8 @@ enum Task {
         #[arg(last = true)]
         arguments: Vec<OsString>,
     },
+    /// Blocked traffic and what the daemon says of it, live, in namespaces of its own
+    Demo(demo::Options),
     /// Formatting, lints, documentation, dependencies, tidiness; needs no root
     Check {
         /// Only the checks whose name contains one of these
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         })
         .map(|_| true),
         Task::Run { arguments } => run::run(&arguments).map(|()| true),
+        Task::Demo(options) => demo::demo(&options).map(|()| true),
         Task::Check { names } => check::check(&names),
         Task::Test(options) => test::test(&options),
         Task::Bench(options) => bench::bench(&options),

@@ -1,0 +1,159 @@
+//! Ways to send: frames from the peer's interface, and packets that the gateway makes itself.
+
+use std::io;
+use std::mem::{size_of, zeroed};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd;
+
+use anyhow::{Context, Result, ensure};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::netns::NetNs;
+use crate::packet::frame;
+
+/// A packet socket on one interface of a namespace: writes whole frames, bypassing its stack.
+#[derive(Debug)]
+pub struct FrameSender {
+    socket: Socket,
+    ifindex: u32,
+    source: [u8; 6],
+}
+
+impl FrameSender {
+    /// Opens it.
+    ///
+    /// # Errors
+    ///
+    /// When the interface is missing or the socket is refused.
+    pub fn open(netns: &NetNs, interface: &str) -> Result<Self> {
+        // Protocol 0: it only sends, so nothing is delivered to it.
+        let socket = netns.run(|| Ok(Socket::new(Domain::PACKET, Type::RAW, None)?))?;
+        let ifindex = netns.ifindex(interface)?;
+        Ok(Self {
+            socket,
+            ifindex,
+            source: netns.mac(interface)?,
+        })
+    }
+
+    /// Sends one IP packet to a link address.
+    ///
+    /// # Errors
+    ///
+    /// When the interface is down or the packet too long.
+    pub fn send(&self, destination: [u8; 6], packet: &[u8]) -> Result<()> {
+        let bytes = frame(destination, self.source, packet);
+        // SAFETY: sockaddr_ll is plain data, all zeros are a valid value.
+        let mut address: libc::sockaddr_ll = unsafe { zeroed() };
+        address.sll_family = u16::try_from(libc::AF_PACKET)?;
+        address.sll_ifindex = i32::try_from(self.ifindex)?;
+        address.sll_halen = 6;
+        address.sll_addr[..6].copy_from_slice(&destination);
+        // SAFETY: the buffer and the address live across the call, and their lengths are right.
+        let sent = unsafe {
+            libc::sendto(
+                self.socket.as_raw_fd(),
+                bytes.as_ptr().cast(),
+                bytes.len(),
+                0,
+                (&raw const address).cast(),
+                u32::try_from(size_of::<libc::sockaddr_ll>())?,
+            )
+        };
+        ensure!(
+            usize::try_from(sent).ok() == Some(bytes.len()),
+            "sending a frame of {} bytes: {}",
+            bytes.len(),
+            io::Error::last_os_error()
+        );
+        Ok(())
+    }
+}
+
+/// Sends a packet whose IP header is in it from a namespace, through its stack: it passes the output
+/// hooks as any packet that the host makes.
+///
+/// # Errors
+///
+/// When the kernel refuses it. That a firewall dropped it (`EPERM`) is no error.
+pub fn send_made_here(netns: &NetNs, destination: IpAddr, packets: &[Vec<u8>]) -> Result<()> {
+    netns.run(|| {
+        let domain = if destination.is_ipv4() {
+            Domain::IPV4
+        } else {
+            Domain::IPV6
+        };
+        let raw = Some(Protocol::from(libc::IPPROTO_RAW));
+        // IPPROTO_RAW implies that the header is included, in both families.
+        let socket = Socket::new(domain, Type::RAW, raw)?;
+        for packet in packets {
+            let result = socket.send_to(packet, &SocketAddr::new(destination, 0).into());
+            accept_refusal(result.map(drop)).context("raw socket")?;
+        }
+        Ok(())
+    })
+}
+
+/// Sends datagrams of `payload` bytes from a socket of the namespace, each from its own socket.
+///
+/// # Errors
+///
+/// As [`send_made_here`].
+pub fn send_datagrams(netns: &NetNs, to: SocketAddr, payload: usize, count: u64) -> Result<()> {
+    netns.run(|| datagrams_here(to, payload, count))
+}
+
+/// [`send_datagrams`] from the namespace of this thread.
+///
+/// # Errors
+///
+/// As [`send_made_here`].
+pub fn datagrams_here(to: SocketAddr, payload: usize, count: u64) -> Result<()> {
+    for _ in 0..count {
+        let socket = Socket::new(Domain::for_address(to), Type::DGRAM, None)?;
+        accept_refusal(socket.send_to(&vec![0x5a; payload], &to.into()).map(drop))?;
+    }
+    Ok(())
+}
+
+/// Starts TCP connections, one SYN each, and gives each up before the SYN is repeated.
+///
+/// # Errors
+///
+/// As [`send_made_here`].
+pub fn send_connects(netns: &NetNs, to: SocketAddr, count: u64) -> Result<()> {
+    netns.run(|| connects_here(to, count))
+}
+
+/// [`send_connects`] from the namespace of this thread.
+///
+/// # Errors
+///
+/// As [`send_made_here`].
+pub fn connects_here(to: SocketAddr, count: u64) -> Result<()> {
+    for _ in 0..count {
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        // Closing a socket in SYN_SENT sends nothing.
+        accept_refusal(socket.connect(&to.into()))?;
+    }
+    Ok(())
+}
+
+/// What a firewall, a reject or a route may answer to a sender is no failure of the test.
+fn accept_refusal(result: io::Result<()>) -> Result<()> {
+    let Err(error) = result else { return Ok(()) };
+    let accepted = [
+        libc::EINPROGRESS,
+        libc::EPERM,
+        libc::ECONNREFUSED,
+        libc::EACCES,
+        libc::ENETUNREACH,
+        libc::EHOSTUNREACH,
+        libc::ENOBUFS,
+    ];
+    match error.raw_os_error() {
+        Some(code) if accepted.contains(&code) => Ok(()),
+        _ => Err(error.into()),
+    }
+}

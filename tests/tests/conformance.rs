@@ -1,0 +1,73 @@
+//! N packets in, N counted: in exactly the expected series and no other, read from a real scrape of
+//! the real binary. Needs root. `PEERWATCH_BIN` names the binary, else it is the one beside this test;
+//! `PEERWATCH_KEEP_LAB=1` leaves the labs as they are at the end.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Result, ensure};
+use libtest_mimic::{Arguments, Failed, Trial};
+use monitor_tests::pool::{LABS, Pool};
+use monitor_tests::{daemon, helper, lifecycle, netns, rows};
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<ExitCode> {
+    if helper::run_as_helper()? {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(arguments.test_threads.unwrap_or(LABS).min(LABS));
+    let pool = Arc::new(Pool::default());
+    let rows = rows::all();
+    eprintln!("conformance: {} rows", rows.len());
+    assert!(rows.len() >= rows::AT_LEAST, "only {} rows", rows.len());
+    let mut trials = Vec::new();
+    for row in rows {
+        let pool = Arc::clone(&pool);
+        trials.push(Trial::test(row.name(), move || {
+            in_lab(&pool, |lab| row.run(lab))
+        }));
+    }
+    for trial in lifecycle::TRIALS.iter().copied().flatten() {
+        for family in trial.families {
+            let (pool, run) = (Arc::clone(&pool), trial.run);
+            let name = format!("lifecycle/{}/{}", trial.name, family.name());
+            trials.push(Trial::test(name, move || {
+                in_lab(&pool, |lab| run(lab, *family))
+            }));
+        }
+    }
+    if !arguments.list {
+        let binary = daemon::binary()?;
+        ensure!(
+            nix::unistd::geteuid().is_root(),
+            "the labs need root: run `cargo xtask test`"
+        );
+        eprintln!("conformance: testing {}", binary.display());
+        netns::remove_leftovers()?;
+    }
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    pool.shut_down()?;
+    Ok(conclusion.exit_code())
+}
+
+fn in_lab(
+    pool: &Pool,
+    test: impl FnOnce(&monitor_tests::lab::Lab) -> Result<()>,
+) -> Result<(), Failed> {
+    let lab = pool.take().map_err(|error| format!("{error:#}"))?;
+    let result = test(&lab);
+    if result.is_err() {
+        lab.discard();
+    }
+    result.map_err(|error| format!("{error:#}").into())
+}
