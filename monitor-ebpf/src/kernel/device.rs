@@ -1,6 +1,6 @@
 //! `struct net_device`.
 
-use super::{is_kernel_address, is_own_net, probe};
+use super::{is_kernel_address, is_own_net, net_number, probe};
 use crate::globals;
 
 /// A `struct net_device` that was seen to be one of this network namespace.
@@ -17,7 +17,9 @@ pub(crate) enum Looked {
     Own(Device),
     /// No address of the kernel's at all.
     Nothing,
-    /// Another namespace's device, or something else: the field `sk_buff.dev` shares its room with
+    /// A device of another namespace.
+    Foreign,
+    /// Something else: the field `sk_buff.dev` shares its room with
     /// tree nodes and scratch data.
     Other,
 }
@@ -33,6 +35,8 @@ pub(crate) fn look(address: *const u8) -> Looked {
             Some(index) => Looked::Own(Device { index }),
             None => Looked::Other,
         },
+        // Namespaces have numbers from PROC_DYNAMIC_FIRST (fs/proc/generic.c) on.
+        Some(net) if is_kernel_address(net) && net_number(net) >= 0xf000_0000 => Looked::Foreign,
         _ => Looked::Other,
     }
 }
