@@ -171,7 +171,8 @@ fn bad_checksum_long<'b>(case: &'b Case<'_>) -> Result<Plan<'b>> {
     }
     let socket = udp_socket(&case.lab.gw, case.destination())?;
     socket.set_nonblocking(true)?;
-    let read = move || match socket.recv(&mut [0; 2048]) {
+    // Read as a service of the gateway would, from inside its namespace.
+    let read = move || match case.lab.gw.run(|| Ok(socket.recv(&mut [0; 2048])))? {
         Ok(len) => bail!("a spoiled datagram of {len} bytes was read"),
         Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(()),
         Err(error) => Err(error.into()),
