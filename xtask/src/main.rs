@@ -1,5 +1,6 @@
 //! Set-up, run, check and test of peerwatch. `cargo xtask --help` lists the tasks.
 
+mod bench;
 mod build;
 mod check;
 mod cmd;
@@ -53,6 +54,8 @@ enum Task {
     },
     /// All checks, unit tests as the calling user, integration tests as root
     Test(test::Options),
+    /// Nanoseconds a packet of the kernel programs, or their sizes against a budget; as root
+    Bench(bench::Options),
 }
 
 fn main() -> ExitCode {
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         Task::Demo(options) => demo::demo(&options).map(|()| true),
         Task::Check { names } => check::check(&names),
         Task::Test(options) => test::test(&options),
+        Task::Bench(options) => bench::bench(&options),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
