@@ -112,9 +112,10 @@ impl OnInterface {
     }
 }
 
-/// Names of the daemon's programs, as the kernel cuts them (15 bytes).
+/// Names of the daemon's programs, as the kernel cuts them (15 bytes). bpftool shows them whole where it
+/// can.
 const NAMES: [&str; 6] = [
-    "drop",
+    "kfree_skb",
     "deliver",
     "egress_ethernet",
     "egress_other",
@@ -126,9 +127,8 @@ const NAMES: [&str; 6] = [
 pub(crate) fn named_as_ours() -> Result<BTreeSet<u64>> {
     let programs = list("prog")?;
     let ours = programs.iter().filter(|item| {
-        item["name"]
-            .as_str()
-            .is_some_and(|name| NAMES.contains(&name))
+        let name = item["name"].as_str().unwrap_or_default();
+        NAMES.contains(&name.get(..15).unwrap_or(name))
     });
     Ok(ours.filter_map(|item| item["id"].as_u64()).collect())
 }
