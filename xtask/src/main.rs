@@ -12,6 +12,7 @@ mod setup;
 mod state;
 mod test;
 mod toolchain;
+mod vm;
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -50,6 +51,10 @@ enum Task {
     },
     /// All checks, unit tests as the calling user, integration tests as root
     Test(test::Options),
+    /// Conformance tests on other kernels, in virtual machines; needs no root
+    ///
+    /// Boots the kernels of xtask/kernels.toml under QEMU, and without TEST runs the core tests.
+    VmTest(vm::Options),
 }
 
 fn main() -> ExitCode {
@@ -63,6 +68,7 @@ fn main() -> ExitCode {
         Task::Run { arguments } => run::run(&arguments).map(|()| true),
         Task::Check { names } => check::check(&names),
         Task::Test(options) => test::test(&options),
+        Task::VmTest(options) => vm::vm_test(&options),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
