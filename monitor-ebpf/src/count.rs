@@ -43,17 +43,13 @@ pub(crate) fn allowed(slot: u32, segments: u32, length: u32) {
 /// Counts a freed packet.
 #[inline(always)]
 pub(crate) fn dropped(key: &DropKey, segments: u32, length: u32) {
-    let count = match DROPS.get_ptr_mut(key) {
-        Some(count) => count,
-        None => {
-            // Fails where another CPU was faster, which is fine, or where the map is full.
-            let inserted = DROPS.insert(key, &Count::default(), 0);
-            match DROPS.get_ptr_mut(key) {
-                Some(count) if inserted.is_ok() => count,
-                Some(count) => count,
-                None => return lost(loss::DROPS_FULL),
-            }
-        }
+    let count = DROPS.get_ptr_mut(key).or_else(|| {
+        // A failure shows in the look-up: no room, unless another CPU was faster.
+        DROPS.insert(key, Count::default(), 0).ok();
+        DROPS.get_ptr_mut(key)
+    });
+    let Some(count) = count else {
+        return lost(loss::DROPS_FULL);
     };
     // SAFETY: this CPU's own value; the drop program does not interrupt itself.
     unsafe {
@@ -68,18 +64,18 @@ pub(crate) fn interface(index: u32, update: impl Fn(&mut InterfaceCount)) {
     // Index 1 is the loopback device in every namespace: a packet that is on it here has just been
     // put there by a rule's rejection, and was on no device before.
     let index = if index == 1 { NO_INTERFACE } else { index };
-    if let Some(count) = INTERFACE_COUNTS.get_ptr_mut(&index) {
+    if let Some(count) = INTERFACE_COUNTS.get_ptr_mut(index) {
         // SAFETY: this CPU's own value; each field has one writer.
         return update(unsafe { &mut *count });
     }
-    if INTERFACE_COUNTS.insert(&index, &EMPTY, 0).is_err() {
+    if INTERFACE_COUNTS.insert(index, EMPTY, 0).is_err() {
         lost(loss::INTERFACES_FULL);
     }
-    if let Some(count) = INTERFACE_COUNTS.get_ptr_mut(&index) {
+    if let Some(count) = INTERFACE_COUNTS.get_ptr_mut(index) {
         // SAFETY: as above.
         return update(unsafe { &mut *count });
     }
-    if let Some(count) = INTERFACE_COUNTS.get_ptr_mut(&OTHER_INTERFACES) {
+    if let Some(count) = INTERFACE_COUNTS.get_ptr_mut(OTHER_INTERFACES) {
         // SAFETY: as above.
         update(unsafe { &mut *count });
     }

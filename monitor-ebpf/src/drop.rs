@@ -28,19 +28,19 @@ pub(crate) struct Freed {
     pub(crate) receiving_socket: *const u8,
 }
 
-/// linux/if_packet.h
+/// `linux/if_packet.h`
 const PACKET_OTHERHOST: u8 = 3;
-/// linux/if_packet.h: a broadcast of our own, looped back.
+/// `linux/if_packet.h`: a broadcast of our own, looped back.
 const PACKET_LOOPBACK: u8 = 5;
 /// The loopback device has this index in every namespace.
 const LOOPBACK: u32 = 1;
-/// linux/rtnetlink.h
+/// `linux/rtnetlink.h`
 const RTN_LOCAL: u16 = 2;
 const RTN_BROADCAST: u16 = 3;
 const RTN_MULTICAST: u16 = 5;
-/// linux/ipv6_route.h
+/// `linux/ipv6_route.h`
 const RTF_LOCAL: u32 = 0x8000_0000;
-/// net/tcp_states.h
+/// `net/tcp_states.h`
 const TCP_TIME_WAIT: u8 = 6;
 const SYN: u8 = 0x02;
 const FIN_SYN_RST_ACK: u8 = 0x17;
@@ -65,7 +65,7 @@ struct Where {
 #[inline(always)]
 fn has_flag(index: u32, flag: u32) -> bool {
     // SAFETY: entries are small, written whole by the daemon, and never freed while programs run.
-    match unsafe { INTERFACES.get(&index) } {
+    match unsafe { INTERFACES.get(index) } {
         Some(interface) => interface.flags & flag != 0,
         None => false,
     }
@@ -358,35 +358,44 @@ pub(crate) fn freed(freed: &Freed) -> Option<Decision> {
         return None;
     }
 
-    let actual = skb.length();
+    let decision = Decision { slot, group, class };
+    record(freed, &reader, &headers, &watched, &at, &decision);
+    Some(decision)
+}
+
+/// Counts a packet as it was decided, and reports it.
+#[inline(always)]
+fn record(
+    freed: &Freed,
+    reader: &HeadReader,
+    headers: &Headers,
+    watched: &Watched,
+    at: &Where,
+    decision: &Decision,
+) {
+    let Decision { slot, group, class } = *decision;
+    let actual = freed.skb.length();
     let length = if headers.length == 0 || headers.length > actual {
         actual
     } else {
         headers.length
     };
-    let packets = wire_packets(skb, &headers, &reader, length);
+    let packets = wire_packets(freed.skb, headers, reader, length);
     let reason = if globals::HAS_REASON.load() == 0 {
         REASON_UNAVAILABLE
     } else {
         freed.reason
     };
-    count::dropped(
-        &DropKey {
-            slot: slot as u16,
-            group,
-            class,
-            reason,
-        },
-        packets,
-        length,
-    );
-    let decision = Decision { slot, group, class };
-    if group == AFTER {
-        return Some(decision);
-    }
+    let key = DropKey {
+        slot: slot as u16,
+        group,
+        class,
+        reason,
+    };
+    count::dropped(&key, packets, length);
     let direction = at.direction as usize;
-    if direction >= 3 {
-        return None;
+    if group == AFTER || direction >= 3 {
+        return;
     }
     let interface = at.interface;
     count::interface(interface, |counts| {
@@ -400,22 +409,17 @@ pub(crate) fn freed(freed: &Freed) -> Option<Decision> {
         }
     });
     if group != ALLOWED && globals::LOG_DROPPED.load() != 0 {
-        report(
-            &reader,
-            &headers,
-            &watched,
-            &Report {
-                location: freed.location,
-                interface,
-                reason,
-                length,
-                segments: packets,
-                slot,
-                verdict: Verdict::Dropped.code(),
-                class,
-                network: 0,
-            },
-        );
+        let details = Report {
+            location: freed.location,
+            interface,
+            reason,
+            length,
+            segments: packets,
+            slot,
+            verdict: Verdict::Dropped.code(),
+            class,
+            network: 0,
+        };
+        report(reader, headers, watched, &details);
     }
-    Some(decision)
 }

@@ -35,5 +35,5 @@ pub(crate) fn is_destination<R: Reader>(reader: &R, family: u32, network: u32) -
         }
     }
     // SAFETY: the value is not looked at.
-    unsafe { LOCAL_ADDRESSES.get(&key) }.is_some()
+    unsafe { LOCAL_ADDRESSES.get(key) }.is_some()
 }

@@ -6,9 +6,10 @@
 #![no_main]
 #![expect(
     clippy::cast_possible_truncation,
-    clippy::cast_lossless,
     clippy::inline_always,
-    reason = "kernel programs: widths are the kernel's, and everything is inlined into one program"
+    clippy::needless_pass_by_value,
+    reason = "kernel programs: widths are the kernel's, everything is inlined into one program, and \
+              entry points own their context"
 )]
 
 mod count;

@@ -2,6 +2,7 @@
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::bpf_skb_load_bytes;
+use core::cell::Cell;
 use core::mem::MaybeUninit;
 use monitor_common::counter::Slot;
 use monitor_common::packet::{Headers, Plain, Ports, Reader, blur};
@@ -11,10 +12,10 @@ use monitor_common::{Flow, Protocol};
 use crate::maps::PORT_TABLE;
 
 /// Direct packet access: what of the packet is linear.
-#[derive(Clone, Copy)]
 pub(crate) struct Direct {
     data: usize,
     end: usize,
+    short: Cell<bool>,
 }
 
 impl Direct {
@@ -25,8 +26,15 @@ impl Direct {
             Self {
                 data: (*skb).data as usize,
                 end: (*skb).data_end as usize,
+                short: Cell::new(false),
             }
         }
+    }
+
+    /// Whether something was asked for that is not in the linear part, but may be behind it.
+    #[inline(always)]
+    pub(crate) fn fell_short(&self, skb: &__sk_buff) -> bool {
+        self.short.get() && self.end.wrapping_sub(self.data) < skb.len as usize
     }
 }
 
@@ -35,6 +43,7 @@ impl Reader for Direct {
     fn get<T: Plain>(&self, offset: u32) -> Option<T> {
         let start = self.data + offset as usize;
         if start + size_of::<T>() > self.end {
+            self.short.set(true);
             return None;
         }
         // SAFETY: the check above, which the verifier insists on; any bytes are a T, and packet

@@ -26,10 +26,10 @@ const SOCK_RAW: u32 = 3;
 const TCP_LISTEN: u32 = 10;
 const TCP_ACK: u8 = 0x10;
 const TCP_SYN: u8 = 0x02;
-/// `PACKET_HOST`: addressed to this host alone (linux/if_packet.h).
+/// `PACKET_HOST`: addressed to this host alone (`linux/if_packet.h`).
 const PACKET_HOST: u32 = 0;
 
-/// Parses by EtherType (as it stands in `__sk_buff.protocol`, network byte order).
+/// Parses by `EtherType` (as it stands in `__sk_buff.protocol`, network byte order).
 #[inline(always)]
 fn parse<R: Reader>(reader: &R, protocol: u32, network: u32) -> Option<Headers> {
     if protocol == u32::from(u16::to_be(ETHERTYPE_IPV4)) {
@@ -117,12 +117,12 @@ fn is_bridged(skb: &__sk_buff) -> Option<bool> {
     // Copied: a map key must not lie in the context.
     let (index, incoming) = (skb.ifindex, skb.ingress_ifindex);
     // SAFETY: entries are small, written whole by the daemon, and never freed while programs run.
-    let port = unsafe { INTERFACES.get(&index) }?;
+    let port = unsafe { INTERFACES.get(index) }?;
     if port.flags & BRIDGE_PORT == 0 {
         return None;
     }
     // SAFETY: as above.
-    let from = unsafe { INTERFACES.get(&incoming) };
+    let from = unsafe { INTERFACES.get(incoming) };
     Some(matches!(from, Some(from) if from.flags & BRIDGE_PORT != 0 && from.master == port.master))
 }
 
@@ -153,14 +153,6 @@ fn egress_with<R: Reader>(skb: &__sk_buff, reader: &R, network: u32) -> Option<(
     Some(())
 }
 
-/// Enough of the packet is linear for the longest headers that are parsed directly.
-#[inline(always)]
-fn is_linear(skb: &__sk_buff, network: u32) -> bool {
-    // IPv6 header, ports and TCP flags; IPv4 options and extension headers may lie behind, which is
-    // why the slow way is also taken when the direct one finds less than it needs.
-    skb.data as usize + network as usize + 54 <= skb.data_end as usize
-}
-
 #[inline(always)]
 fn leave(skb: *mut __sk_buff, network: u32) -> Option<()> {
     // SAFETY: the context is valid while the program runs.
@@ -169,8 +161,9 @@ fn leave(skb: *mut __sk_buff, network: u32) -> Option<()> {
     if context.vlan_present != 0 {
         return None;
     }
-    let result = egress_with(context, &Direct::new(skb), network);
-    if result.is_none() && !is_linear(context, network) && context.len > network + 20 {
+    let direct = Direct::new(skb);
+    let result = egress_with(context, &direct, network);
+    if result.is_none() && direct.fell_short(context) {
         return egress_with(context, &Loaded(skb), network);
     }
     result
@@ -248,7 +241,7 @@ fn is_own(skb: *mut __sk_buff) -> bool {
 #[inline(always)]
 fn is_excluded(index: u32) -> bool {
     // SAFETY: entries are small, written whole by the daemon, and never freed while programs run.
-    matches!(unsafe { INTERFACES.get(&index) }, Some(interface) if interface.flags & EXCLUDED != 0)
+    matches!(unsafe { INTERFACES.get(index) }, Some(interface) if interface.flags & EXCLUDED != 0)
 }
 
 /// Whether this delivery repeats one that was counted.

@@ -1,6 +1,7 @@
 //! Building the workspace with cargo, and what came out of it.
 
 use std::{
+    env,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -10,15 +11,16 @@ use serde_json::Value;
 
 use crate::cmd;
 
-/// The workspace's folder.
+/// The workspace's folder: of the checkout that cargo runs us in. The one that we were compiled in
+/// may be another, when several share a target folder.
 ///
 /// # Errors
 ///
 /// Never in a checkout: xtask is one level below it.
-pub(crate) fn root() -> Result<&'static Path> {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .context("xtask has no parent folder")
+pub(crate) fn root() -> Result<PathBuf> {
+    let xtask =
+        env::var_os("CARGO_MANIFEST_DIR").map_or(env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+    Ok(xtask.parent().context("xtask has no parent folder")?.into())
 }
 
 /// A program that cargo built.

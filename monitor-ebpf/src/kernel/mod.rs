@@ -44,7 +44,7 @@ fn is_own_net(net: *const u8) -> bool {
         && probe::<u32>(net, &globals::NET_INUM) == Some(globals::NETNS_INUM.load())
 }
 
-/// Whether a socket (or what stands for one in SYN_RECV and TIME_WAIT) is in the daemon's network
+/// Whether a socket (or what stands for one in `SYN_RECV` and `TIME_WAIT`) is in the daemon's network
 /// namespace.
 #[inline(always)]
 pub(crate) fn is_own_socket(sock: *const u8) -> bool {

@@ -26,7 +26,7 @@ impl Skb {
         unsafe { direct(self.0, offset) }
     }
 
-    /// `protocol`, an EtherType in host byte order.
+    /// `protocol`, an `EtherType` in host byte order.
     #[inline(always)]
     pub(crate) fn protocol(self) -> u16 {
         u16::from_be(self.field(&globals::SK_BUFF_PROTOCOL))
@@ -38,7 +38,7 @@ impl Skb {
         self.field(&globals::SK_BUFF_IIF)
     }
 
-    /// `pkt_type`, one of `PACKET_HOST` and so on (linux/if_packet.h).
+    /// `pkt_type`, one of `PACKET_HOST` and so on (`linux/if_packet.h`).
     #[inline(always)]
     pub(crate) fn packet_type(self) -> u8 {
         let byte: u8 = self.field(&globals::SK_BUFF_PKT_TYPE);
@@ -144,7 +144,7 @@ impl Route {
         probe(self.0, &globals::DST_DEV).unwrap_or(core::ptr::null())
     }
 
-    /// `rt_type` of an IPv4 route (linux/rtnetlink.h, `RTN_…`).
+    /// `rt_type` of an IPv4 route (`linux/rtnetlink.h`, `RTN_…`).
     #[inline(always)]
     pub(crate) fn ipv4_type(self) -> Option<u16> {
         probe(self.0, &globals::RTABLE_TYPE)

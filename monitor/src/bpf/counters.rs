@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use std::os::fd::{AsFd as _, AsRawFd as _};
+
 use aya::Ebpf;
 use aya::maps::{MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues};
+use aya::programs::ProgramFd;
 use monitor_common::counter::{Count, SLOTS, Slot};
 use monitor_common::drop::{DropKey, Group, MAX_DROP_KEYS};
 use monitor_common::event::loss;
@@ -29,6 +32,7 @@ pub struct Counters {
     interfaces: PerCpuHashMap<MapData, u32, InterfaceCount>,
     fragments: PerCpuArray<MapData, u64>,
     losses: PerCpuArray<MapData, u64>,
+    drop_program: Option<ProgramFd>,
 }
 
 impl std::fmt::Debug for Counters {
@@ -51,6 +55,8 @@ pub struct Snapshot {
     pub fragments: [u64; 3],
     /// What could not be done, by [`loss`].
     pub losses: [u64; loss::LEN as usize],
+    /// Freed packets that the drop program never saw; `None` where the kernel does not count them.
+    pub missed: Option<u64>,
 }
 
 /// Fullness of one map.
@@ -120,6 +126,10 @@ impl Counters {
             interfaces: take(ebpf, "INTERFACE_COUNTS")?,
             fragments: take(ebpf, "FRAGMENTS")?,
             losses: take(ebpf, "LOSSES")?,
+            drop_program: ebpf
+                .program("kfree_skb")
+                .and_then(|program| program.fd().ok())
+                .and_then(|fd| fd.try_clone().ok()),
         })
     }
 
@@ -169,6 +179,7 @@ impl Counters {
         for (sum, values) in snapshot.losses.iter_mut().zip(self.losses.iter()) {
             *sum = values.map_err(failed("LOSSES"))?.iter().sum();
         }
+        snapshot.missed = self.drop_program.as_ref().and_then(recursion_misses);
         Ok(snapshot)
     }
 
@@ -203,6 +214,32 @@ impl Counters {
     }
 }
 
+/// How often the kernel did not run a program because an interrupt came while it ran on the same CPU
+/// (`bpf_prog_inc_misses_counter`; shown since 5.12).
+fn recursion_misses(program: &ProgramFd) -> Option<u64> {
+    let path = format!("/proc/self/fdinfo/{}", program.as_fd().as_raw_fd());
+    parse_misses(&std::fs::read_to_string(path).ok()?)
+}
+
+fn parse_misses(fdinfo: &str) -> Option<u64> {
+    let value = fdinfo
+        .lines()
+        .find_map(|line| line.strip_prefix("recursion_misses:"))?;
+    value.trim().parse().ok()
+}
+
 fn failed(map: &'static str) -> impl Fn(MapError) -> ReadError {
     move |source| ReadError { map, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn misses_are_read_where_the_kernel_shows_them() {
+        let text = "pos:\t0\nprog_type:\t26\nrecursion_misses:\t12\nverified_insns:\t9\n";
+        assert_eq!(parse_misses(text), Some(12));
+        assert_eq!(parse_misses("pos:\t0\nprog_type:\t26\n"), None);
+    }
 }

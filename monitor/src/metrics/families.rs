@@ -39,7 +39,7 @@ names! {
     MAP_ENTRIES: GAUGE "map_entries" "Entries of a map of the kernel programs.";
     MAP_CAPACITY: GAUGE "map_capacity" "The most entries that a map of the kernel programs holds.";
     MAP_FULL: COUNTER "map_full_total" "How often a map of the kernel programs had no room for a new entry.";
-    EVENTS_LOST: COUNTER "events_lost_total" "Events that were thrown away: packets, because the ring buffer to the daemon was full; packet_log, because the reader of the log was too slow.";
+    EVENTS_LOST: COUNTER "events_lost_total" "Events that were thrown away: packets, because the ring buffer to the daemon was full; packet_log, because the reader of the log was too slow; drops, because an interrupt came while the drop program ran, so that freed packets of any kind were not looked at.";
     LOG_SUPPRESSED: COUNTER "log_suppressed_total" "Events that the rate limit kept out of the log.";
     BUILD_INFO: GAUGE "build_info" "Version and source revision of peerwatch.";
     KERNEL_INFO: GAUGE "kernel_info" "The running kernel, and whether it offers BTF and drop reasons.";
@@ -145,6 +145,9 @@ pub(super) fn losses(snapshot: &Snapshot, lines_lost: u64) -> [Family; 2] {
     let mut lost = Family::new(EVENTS_LOST);
     lost.add(&labels, snapshot.losses[loss::EVENT_LOST as usize]);
     lost.add(&[("stream", "packet_log")], lines_lost);
+    if let Some(missed) = snapshot.missed {
+        lost.add(&[("stream", "drops")], missed);
+    }
     let mut suppressed = Family::new(LOG_SUPPRESSED);
     suppressed.add(&labels, snapshot.losses[loss::LOG_SUPPRESSED as usize]);
     [lost, suppressed]

@@ -38,7 +38,7 @@ struct Package {
 pub(super) fn check() -> Result<()> {
     let root = root()?;
     let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-    let text = cmd::output(cmd::cargo().current_dir(root).args([
+    let text = cmd::output(cmd::cargo().current_dir(&root).args([
         "metadata",
         "--locked",
         "--format-version=1",

@@ -23,7 +23,7 @@ const MARKS: [&str; 3] = [
 /// All that is wrong, one line each.
 pub(super) fn check() -> Result<()> {
     let root = root()?;
-    let list = cmd::output(Command::new("git").current_dir(root).args([
+    let list = cmd::output(Command::new("git").current_dir(&root).args([
         "ls-files",
         "-z",
         "--cached",
