@@ -1,8 +1,10 @@
 //! Set-up, run, check and test of peerwatch. `cargo xtask --help` lists the tasks.
 
+mod bench;
 mod build;
 mod check;
 mod cmd;
+mod demo;
 mod libtest;
 mod linker;
 mod packages;
@@ -44,6 +46,8 @@ enum Task {
         #[arg(last = true)]
         arguments: Vec<OsString>,
     },
+    /// Blocked traffic and what the daemon says of it, live, in namespaces of its own
+    Demo(demo::Options),
     /// Formatting, lints, documentation, dependencies, tidiness; needs no root
     Check {
         /// Only the checks whose name contains one of these
@@ -55,6 +59,8 @@ enum Task {
     ///
     /// Boots the kernels of xtask/kernels.toml under QEMU, and without TEST runs the core tests.
     VmTest(vm::Options),
+    /// Nanoseconds a packet of the kernel programs, or their sizes against a budget; as root
+    Bench(bench::Options),
 }
 
 fn main() -> ExitCode {
@@ -66,9 +72,11 @@ fn main() -> ExitCode {
         })
         .map(|_| true),
         Task::Run { arguments } => run::run(&arguments).map(|()| true),
+        Task::Demo(options) => demo::demo(&options).map(|()| true),
         Task::Check { names } => check::check(&names),
         Task::Test(options) => test::test(&options),
         Task::VmTest(options) => vm::vm_test(&options),
+        Task::Bench(options) => bench::bench(&options),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

@@ -1,0 +1,46 @@
+//! The programs as the daemon loads them, with the tables that it fills.
+
+use anyhow::{Context as _, Result, ensure};
+use aya::Ebpf;
+use monitor::bpf::facts::KernelFacts;
+use monitor::bpf::load::{self, Settings};
+use monitor::bpf::tables::Tables;
+use monitor::btf::{self, Btf};
+use monitor::config::{DEFAULT_LOG_BURST, DEFAULT_LOG_RATE};
+use monitor::drop::ReasonTable;
+use monitor::netns;
+use monitor::traffic::{Traffics, builtin};
+
+/// The object, every program of it loaded, for the calling thread's network namespace and with the
+/// settings of a daemon that has no configuration.
+pub(crate) fn load() -> Result<Ebpf> {
+    let facts = KernelFacts::from_btf(&Btf::read(btf::VMLINUX)?)?;
+    let kernel_btf = aya::Btf::from_sys_fs()?;
+    let loaded = load::load(
+        &facts,
+        Some(&kernel_btf),
+        &Settings {
+            log_dropped: true,
+            log_allowed: false,
+            log_rate: DEFAULT_LOG_RATE,
+            log_burst: DEFAULT_LOG_BURST,
+            netns_inum: netns::inum()?,
+            netns_cookie: netns::cookie(),
+            diagnostics: 0,
+            verifier_log: false,
+        },
+    )?;
+    let refused: Vec<_> = loaded.refused.values().map(String::as_str).collect();
+    ensure!(refused.is_empty(), "{}", refused.join("; "));
+    Ok(loaded.ebpf)
+}
+
+/// Fills the tables that need nothing but the kernel, and returns all of them with the traffics.
+pub(crate) fn tables(ebpf: &mut Ebpf) -> Result<(Tables, Traffics)> {
+    let traffics = Traffics::new(builtin())?;
+    let reasons = ReasonTable::from_btf(&Btf::read(btf::VMLINUX)?)?;
+    let mut tables = Tables::new(ebpf).context("tables")?;
+    tables.set_ports(&traffics.port_table())?;
+    tables.set_reasons(reasons.infos())?;
+    Ok((tables, traffics))
+}

@@ -1,0 +1,62 @@
+//! HTTP as bytes: what a client of the metrics really gets.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
+
+use anyhow::{Context, Result};
+use monitor_tests::netns::NetNs;
+use monitor_tests::wait::DEADLINE;
+
+/// An answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    head: String,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Answer {
+    /// The value of a header.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().find_map(|line| {
+            let (key, value) = line.split_once(':')?;
+            key.eq_ignore_ascii_case(name).then(|| value.trim())
+        })
+    }
+
+    /// The body as text.
+    pub(crate) fn text(&self) -> Result<&str> {
+        Ok(std::str::from_utf8(&self.body)?)
+    }
+}
+
+/// Sends a request, its first line and more header lines, to a port of a host's loopback.
+pub(crate) fn request(host: &NetNs, port: u16, line: &str, headers: &str) -> Result<Answer> {
+    let mut stream = host.run(|| {
+        let address = (Ipv4Addr::LOCALHOST, port).into();
+        Ok(TcpStream::connect_timeout(&address, DEADLINE)?)
+    })?;
+    stream.set_read_timeout(Some(DEADLINE))?;
+    write!(
+        stream,
+        "{line} HTTP/1.1\r\nHost: localhost\r\n{headers}Connection: close\r\n\r\n"
+    )?;
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes)?;
+    let end = bytes
+        .windows(4)
+        .position(|window| window == b"\r\n\r\n")
+        .context("no end of the HTTP head")?;
+    let head = String::from_utf8(bytes[..end].to_vec())?;
+    let status = head.split(' ').nth(1).context("no status")?.parse()?;
+    Ok(Answer {
+        status,
+        head,
+        body: bytes.split_off(end + 4),
+    })
+}
+
+/// Whether a daemon of this host, at this port, says that it is ready.
+pub(crate) fn is_ready(host: &NetNs, port: u16) -> bool {
+    request(host, port, "GET /readyz", "").is_ok_and(|answer| answer.status == 200)
+}
