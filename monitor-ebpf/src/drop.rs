@@ -12,7 +12,7 @@ use monitor_common::packet::{
 use monitor_common::{Direction, Family, Protocol, Verdict};
 
 use crate::event::{Report, report};
-use crate::kernel::device::{self, Looked};
+use crate::kernel::device::{self, Kind};
 use crate::kernel::skb::{HeadReader, Skb};
 use crate::kernel::{is_kernel_address, is_own_socket, probe};
 use crate::maps::{INTERFACES, LAST, PLACE_TABLE, REASON_TABLE, fragment};
@@ -94,26 +94,17 @@ fn locate(freed: &Freed, reader: &HeadReader, headers: &Headers) -> Option<Where
     let own = if !receiving.is_null() {
         is_own_socket(receiving)
     } else if let Some(route) = route {
-        match device::look(route.device()) {
-            Looked::Own(device) => {
-                route_device = device.index;
-                true
-            }
-            _ => false,
-        }
+        let looked = device::look(route.device());
+        route_device = looked.index;
+        looked.is_own()
+    } else if device.is_own() {
+        route_device = device.index;
+        true
     } else {
-        match device {
-            Looked::Own(device) => {
-                route_device = device.index;
-                true
-            }
-            Looked::Other | Looked::Nothing => {
-                let socket = skb.socket();
-                !matches!(device, Looked::Other if incoming == 0)
-                    && is_kernel_address(socket)
-                    && is_own_socket(socket)
-            }
-        }
+        let socket = skb.socket();
+        !(device.kind == Kind::Other && incoming == 0)
+            && is_kernel_address(socket)
+            && is_own_socket(socket)
     };
     if !own {
         return None;
@@ -126,10 +117,7 @@ fn locate(freed: &Freed, reader: &HeadReader, headers: &Headers) -> Option<Where
     let direction = if incoming == 0 {
         Direction::Outbound
     } else if packet_type == PACKET_OTHERHOST {
-        let on_port = match device {
-            Looked::Own(device) => has_flag(device.index, BRIDGE_PORT),
-            _ => false,
-        };
+        let on_port = device.is_own() && has_flag(device.index, BRIDGE_PORT);
         if !on_port && !has_flag(incoming, BRIDGE_PORT) {
             return None;
         }
@@ -154,9 +142,10 @@ fn locate(freed: &Freed, reader: &HeadReader, headers: &Headers) -> Option<Where
             Direction::Forwarded
         }
     };
-    let interface = match device {
-        Looked::Own(device) => device.index,
-        _ => NO_INTERFACE,
+    let interface = if device.is_own() {
+        device.index
+    } else {
+        NO_INTERFACE
     };
     // On no device: the one that it came from, or was to leave by, says whether it is left out.
     let deciding = if interface > LOOPBACK {
@@ -393,12 +382,14 @@ fn record(
         reason,
     };
     count::dropped(&key, packets, length);
-    let direction = at.direction as usize;
-    if group == AFTER || direction >= 3 {
+    if group == AFTER {
         return;
     }
     let interface = at.interface;
     count::interface(interface, |counts| {
+        // Bounded here, where it is used: older verifiers (6.1 is one) forget a bound that was checked
+        // on another copy of the value.
+        let direction = blur(at.direction).min(Direction::Forwarded as u32) as usize;
         if group == ALLOWED {
             counts.taken[direction] += u64::from(packets);
             return;
