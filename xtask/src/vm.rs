@@ -129,29 +129,27 @@ fn run(pins: &[Pin], programs: &Programs, tests: &[String], tally: &mut Tally) -
             tests.len()
         );
         let start = Instant::now();
-        let outcomes = match run_one(pin, programs, tests, &folder) {
-            Ok(outcomes) => outcomes,
-            Err(error) => {
-                eprintln!("error: kernel {}: {error:#}", pin.name);
-                tally.one(&format!("kernel {}", pin.name), false);
-                BTreeMap::new()
-            }
-        };
+        let mut outcomes = BTreeMap::new();
+        let result = run_one(pin, programs, tests, &folder, &mut outcomes);
         tally.phase(&format!("kernel {}", pin.name), start);
+        if let Err(error) = &result {
+            eprintln!("error: kernel {}: {error:#}", pin.name);
+        }
+        // A test without an outcome did not run, which is no success.
+        let passed = |test: &String| outcomes.get(test) == Some(&Outcome::Passed);
+        for test in tests {
+            tally.one(&format!("kernel {}: {test}", pin.name), passed(test));
+        }
+        if result.is_err() && tests.iter().all(passed) {
+            tally.one(&format!("kernel {}: its end", pin.name), false);
+        }
         columns.push((pin.name.as_str(), outcomes));
     }
     print!("\n{}", table::render(tests, &columns));
-    for (kernel, outcomes) in &columns {
-        for test in tests {
-            // A test without an outcome did not run, which is no success.
-            let passed = outcomes.get(test) == Some(&Outcome::Passed);
-            tally.one(&format!("kernel {kernel}: {test}"), passed);
-        }
-    }
     Ok(())
 }
 
-/// Boots one kernel and runs the tests there.
+/// Boots one kernel and runs the tests there. What they said is in `outcomes`, whatever the result.
 ///
 /// # Errors
 ///
@@ -162,7 +160,8 @@ fn run_one(
     programs: &Programs,
     tests: &[String],
     folder: &Path,
-) -> Result<BTreeMap<String, Outcome>> {
+    outcomes: &mut BTreeMap<String, Outcome>,
+) -> Result<()> {
     let kernel = pin.fetch()?;
     let initramfs = folder.join(format!("{}.cpio", pin.name));
     guest::write(&initramfs, &kernel, programs, tests)?;
@@ -173,14 +172,16 @@ fn run_one(
         console: folder.join(format!("{}.console", pin.name)),
         deadline: BOOT + TEST * count,
     };
-    let said = machine.run()?;
-    let outcomes = table::outcomes(&said);
+    let mut said = String::new();
+    let ended = machine.run(&mut said);
+    *outcomes = table::outcomes(&said);
+    ended?;
     let failed = outcomes.values().any(|outcome| *outcome == Outcome::Failed);
     match guest::exit_code(&said) {
-        Some(0) => Ok(outcomes),
+        Some(0) => Ok(()),
         Some(_) if failed => {
-            println!("console: {}", machine.console.display());
-            Ok(outcomes)
+            println!("its console: {}", machine.console.display());
+            Ok(())
         }
         Some(code) => bail!(
             "the test program ended with {code}\n{}",
