@@ -96,13 +96,16 @@ const _: () = assert!(size_of::<ReasonInfo>() == 4);
 
 /// How many rows the table of places has: a power of two, since it is searched by halving. Rows are
 /// sorted by their first address; those that are not used come last, with `u64::MAX` for it.
-pub const MAX_PLACES: u32 = 64;
+pub const MAX_PLACES: u32 = 128;
 
 /// The place is a TCP receive function: rule P, step 3 applies.
 pub const PLACE_TCP_RECEIVE: u8 = 1;
 
 /// The place decides alone, before the other steps of rule P.
 pub const PLACE_CERTAIN: u8 = 2;
+
+/// A task frees there what it reads from its own socket: its namespace is the packet's.
+pub const PLACE_READER: u8 = 3;
 
 /// One row of the table of places: the addresses of one kernel function, or of its cold part.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -117,7 +120,7 @@ pub struct Place {
     pub group: u8,
     /// Code of the [`Class`].
     pub class: u8,
-    /// [`PLACE_TCP_RECEIVE`], [`PLACE_CERTAIN`] or 0.
+    /// [`PLACE_TCP_RECEIVE`], [`PLACE_CERTAIN`], [`PLACE_READER`] or 0.
     pub kind: u8,
     /// Padding.
     pub pad: [u8; 5],

@@ -64,6 +64,12 @@ globals! {
     SOCK_NET: u32 = 0;
     /// `sock.__sk_common.skc_state`
     SOCK_STATE: u32 = 0;
+    /// `sock.sk_type`
+    SOCK_TYPE: u32 = 0;
+    /// `task_struct.nsproxy`
+    TASK_NSPROXY: u32 = 0;
+    /// `nsproxy.net_ns`
+    NSPROXY_NET: u32 = 0;
     /// 1 where `kfree_skb` has the argument `reason` (5.17 and later).
     HAS_REASON: u8 = 0;
     /// 1 where `kfree_skb` has the argument `rx_sk` (6.11 and later).

@@ -1,6 +1,6 @@
 //! `struct net_device`.
 
-use super::{is_kernel_address, is_own_net, probe};
+use super::{is_kernel_address, is_own_net, net_number, probe};
 use crate::globals;
 
 /// What an address that should be a device turned out to be.
@@ -10,7 +10,9 @@ pub(crate) enum Kind {
     Own,
     /// No address of the kernel's at all.
     Nothing,
-    /// Another namespace's device, or something else: the field `sk_buff.dev` shares its room with
+    /// A device of another namespace.
+    Foreign,
+    /// Something else: the field `sk_buff.dev` shares its room with
     /// tree nodes and scratch data.
     Other,
 }
@@ -18,7 +20,7 @@ pub(crate) enum Kind {
 /// A look at what may be a device.
 ///
 /// No enum with the index inside: that would be undefined in the other cases, the compiler may copy it
-/// all the same, and verifiers before 6.3 refuse to read what was never written.
+/// all the same, and older verifiers (6.1 is one) refuse to read what was never written.
 #[derive(Clone, Copy)]
 pub(crate) struct Looked {
     /// What it is.
@@ -28,6 +30,12 @@ pub(crate) struct Looked {
 }
 
 impl Looked {
+    /// What is no device of this namespace.
+    #[inline(always)]
+    const fn no(kind: Kind) -> Self {
+        Self { kind, index: 0 }
+    }
+
     /// Whether it is a device of this namespace.
     #[inline(always)]
     pub(crate) fn is_own(self) -> bool {
@@ -38,20 +46,21 @@ impl Looked {
 /// Looks at what may be a device. Only the daemon's own namespace number behind it proves that it is.
 #[inline(always)]
 pub(crate) fn look(address: *const u8) -> Looked {
-    let mut looked = Looked {
-        kind: Kind::Nothing,
-        index: 0,
-    };
     if !is_kernel_address(address) {
-        return looked;
+        return Looked::no(Kind::Nothing);
     }
-    looked.kind = Kind::Other;
-    if let Some(net) = probe::<*const u8>(address, &globals::NET_DEVICE_NET)
-        && is_own_net(net)
-        && let Some(index) = probe::<u32>(address, &globals::NET_DEVICE_IFINDEX)
-    {
-        looked.kind = Kind::Own;
-        looked.index = index;
+    match probe::<*const u8>(address, &globals::NET_DEVICE_NET) {
+        Some(net) if is_own_net(net) => match probe::<u32>(address, &globals::NET_DEVICE_IFINDEX) {
+            Some(index) => Looked {
+                kind: Kind::Own,
+                index,
+            },
+            None => Looked::no(Kind::Other),
+        },
+        // Namespaces have numbers from PROC_DYNAMIC_FIRST (fs/proc/generic.c) on.
+        Some(net) if is_kernel_address(net) && net_number(net) >= 0xf000_0000 => {
+            Looked::no(Kind::Foreign)
+        }
+        _ => Looked::no(Kind::Other),
     }
-    looked
 }

@@ -5,7 +5,7 @@
 //! `bpf_probe_read_kernel`.
 
 use aya_ebpf::Global;
-use aya_ebpf::helpers::bpf_probe_read_kernel;
+use aya_ebpf::helpers::{bpf_get_current_task, bpf_probe_read_kernel};
 
 use crate::globals;
 
@@ -37,11 +37,40 @@ pub(crate) fn is_kernel_address(address: *const u8) -> bool {
     (address as i64) < 0
 }
 
+/// The number of a network namespace; 0 where it is none.
+#[inline(always)]
+fn net_number(net: *const u8) -> u32 {
+    probe::<u32>(net, &globals::NET_INUM).unwrap_or(0)
+}
+
 /// Whether `net` is the daemon's network namespace.
 #[inline(always)]
 fn is_own_net(net: *const u8) -> bool {
     is_kernel_address(net)
         && probe::<u32>(net, &globals::NET_INUM) == Some(globals::NETNS_INUM.load())
+}
+
+/// Whether a socket is a raw one.
+#[inline(always)]
+pub(crate) fn is_raw_socket(sock: *const u8) -> bool {
+    /// `linux/net.h`
+    const SOCK_RAW: u16 = 3;
+    is_kernel_address(sock) && probe::<u16>(sock, &globals::SOCK_TYPE) == Some(SOCK_RAW)
+}
+
+/// Whether the current task is in the daemon's network namespace. Says something only of what a task
+/// does for itself: reading or closing a socket.
+#[inline(always)]
+pub(crate) fn is_own_task() -> bool {
+    // SAFETY: the helper has no preconditions.
+    let task = unsafe { bpf_get_current_task() } as *const u8;
+    let Some(proxy) = probe::<*const u8>(task, &globals::TASK_NSPROXY) else {
+        return false;
+    };
+    match probe::<*const u8>(proxy, &globals::NSPROXY_NET) {
+        Some(net) => is_own_net(net),
+        None => false,
+    }
 }
 
 /// Whether a socket (or what stands for one in `SYN_RECV` and `TIME_WAIT`) is in the daemon's network

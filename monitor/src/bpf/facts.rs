@@ -31,6 +31,9 @@ const FIELDS: &[(&str, &str)] = &[
     ("RT6_FLAGS", "rt6_info.rt6i_flags"),
     ("SOCK_NET", "sock.__sk_common.skc_net.net"),
     ("SOCK_STATE", "sock.__sk_common.skc_state"),
+    ("SOCK_TYPE", "sock.sk_type"),
+    ("TASK_NSPROXY", "task_struct.nsproxy"),
+    ("NSPROXY_NET", "nsproxy.net_ns"),
 ];
 
 /// The fields without which the socket hook cannot tell namespaces apart, where the kernel has no

@@ -1,6 +1,8 @@
 //! The kernel functions whose addresses decide about drops that have no telling reason.
 
-use monitor_common::drop::{Class, Group, MAX_PLACES, PLACE_CERTAIN, PLACE_TCP_RECEIVE, Place};
+use monitor_common::drop::{
+    Class, Group, MAX_PLACES, PLACE_CERTAIN, PLACE_READER, PLACE_TCP_RECEIVE, Place,
+};
 
 use super::ReasonTable;
 use crate::kallsyms::{Kallsyms, Range};
@@ -99,6 +101,13 @@ const ROWS: &[Row] = &[
         Class::Firewall,
         Group::Before,
         &["nf_reinject", "nfqnl_reinject", "nf_queue"],
+    ),
+    // A generic XDP program's drop; reasons name it since 6.19 or so.
+    row(
+        Kernels::All,
+        Class::Firewall,
+        Group::Before,
+        &["do_xdp_generic"],
     ),
     // Without a listener, broadcasts and multicasts included.
     row(
@@ -244,6 +253,19 @@ const ROWS: &[Row] = &[
         Group::After,
         &["veth_xmit", "__dev_forward_skb", "__dev_forward_skb2"],
     ),
+    // A reader finds the checksum wrong: the packet has no route, device or socket any more.
+    Row {
+        kernels: Kernels::All,
+        class: Class::Malformed,
+        group: Group::After,
+        kind: PLACE_READER,
+        functions: &[
+            "udp_recvmsg",
+            "udpv6_recvmsg",
+            "__first_packet_length",
+            "first_packet_length",
+        ],
+    },
     // Reassembly failed or timed out. The field for the device holds a tree node there.
     Row {
         kernels: Kernels::All,

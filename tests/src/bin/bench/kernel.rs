@@ -12,7 +12,7 @@ const BPF_PROG_TEST_RUN: libc::c_long = 10;
 const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
 const BPF_PROG_TYPE_CGROUP_SKB: u32 = 8;
 
-/// What `BPF_PROG_LOAD` reads of `union bpf_attr`, up to what an older kernel would refuse.
+/// The part of `union bpf_attr` that `BPF_PROG_LOAD` reads here: fields that older kernels lack are left out.
 #[repr(C)]
 #[derive(Default)]
 struct ProgLoad {

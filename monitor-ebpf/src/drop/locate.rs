@@ -1,0 +1,192 @@
+//! Whose packet it was, where it was, and which way it went.
+
+use monitor_common::drop::PLACE_READER;
+use monitor_common::interface::{BRIDGE_PORT, EXCLUDED, NO_INTERFACE};
+use monitor_common::packet::{Headers, Reader, blur, blur_wide};
+use monitor_common::{Direction, Family};
+
+use super::Freed;
+use super::place::Found;
+use crate::kernel::device::{self, Kind, Looked};
+use crate::kernel::skb::{HeadReader, Route, Skb};
+use crate::kernel::{is_kernel_address, is_own_socket, is_own_task, is_raw_socket};
+use crate::local;
+use crate::maps::INTERFACES;
+
+/// `linux/if_packet.h`
+const PACKET_OTHERHOST: u8 = 3;
+/// `linux/if_packet.h`: a broadcast of our own, looped back.
+const PACKET_LOOPBACK: u8 = 5;
+/// The loopback device has this index in every namespace.
+const LOOPBACK: u32 = 1;
+/// `linux/rtnetlink.h`
+const RTN_LOCAL: u16 = 2;
+const RTN_BROADCAST: u16 = 3;
+const RTN_MULTICAST: u16 = 5;
+const RTN_UNREACHABLE: u16 = 7;
+/// `linux/ipv6_route.h`
+const RTF_LOCAL: u32 = 0x8000_0000;
+
+/// Where the packet was when it was freed.
+pub(super) struct Where {
+    /// 0 for one made here.
+    pub(super) incoming: u32,
+    /// Index of the device that it was on, or [`NO_INTERFACE`].
+    pub(super) interface: u32,
+    /// Code of the [`Direction`].
+    pub(super) direction: u32,
+}
+
+/// Whether an interface has a flag.
+#[inline(always)]
+fn has_flag(index: u32, flag: u32) -> bool {
+    // SAFETY: entries are small, written whole by the daemon, and never freed while programs run.
+    match unsafe { INTERFACES.get(index) } {
+        Some(interface) => interface.flags & flag != 0,
+        None => false,
+    }
+}
+
+/// Whose packet it was, and which way it went; `None` for another namespace's, for loopback, and for
+/// frames to somebody else that a promiscuous port picked up.
+#[inline(always)]
+pub(super) fn locate(
+    freed: &Freed,
+    place: &Found,
+    reader: &HeadReader,
+    headers: &Headers,
+) -> Option<Where> {
+    let skb = freed.skb;
+    let incoming = skb.incoming_interface();
+    if incoming == LOOPBACK {
+        return None;
+    }
+    if skb.packet_type() == PACKET_LOOPBACK {
+        return None;
+    }
+    // A copy for a raw socket: the packet itself goes its own way.
+    if incoming != 0 && is_raw_socket(skb.socket()) && is_own_socket(skb.socket()) {
+        return None;
+    }
+    let device = device::look(skb.device());
+    let route = skb.route();
+
+    let mut route_device = 0;
+    if !is_own(freed, place, device, route, incoming, &mut route_device) {
+        return None;
+    }
+    // A local input route leads to the loopback device, so it says nothing of a packet that came in.
+    if incoming == 0 && route_device == LOOPBACK {
+        return None;
+    }
+
+    let direction = direction(skb, device, route, incoming, reader, headers)?;
+    let interface = if device.is_own() {
+        device.index
+    } else {
+        NO_INTERFACE
+    };
+    // On no device: the one that it came from, or was to leave by, says whether it is left out.
+    let deciding = if interface > LOOPBACK {
+        interface
+    } else if incoming != 0 {
+        incoming
+    } else {
+        route_device
+    };
+    if has_flag(deciding, EXCLUDED) {
+        return None;
+    }
+    Some(Where {
+        incoming,
+        interface: blur_wide(interface),
+        direction: blur(direction as u32),
+    })
+}
+
+/// First byte of an address.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct DestinationStart(u8);
+// SAFETY: one byte.
+unsafe impl monitor_common::packet::Plain for DestinationStart {}
+
+/// Whether it was a packet of the daemon's network namespace. Where a device says so, its index is
+/// left in `route_device`.
+#[inline(always)]
+fn is_own(
+    freed: &Freed,
+    place: &Found,
+    device: Looked,
+    route: Option<Route>,
+    incoming: u32,
+    route_device: &mut u32,
+) -> bool {
+    // The namespace, by the most reliable witness there is: `sk` may be the sender's, in another
+    // namespace, and `dev` may be no device.
+    let receiving = freed.receiving_socket;
+    if !receiving.is_null() {
+        is_own_socket(receiving)
+    } else if let Some(route) = route {
+        let looked = device::look(route.device());
+        *route_device = looked.index;
+        looked.is_own()
+    } else {
+        match device.kind {
+            Kind::Own => {
+                *route_device = device.index;
+                true
+            }
+            Kind::Foreign => false,
+            Kind::Other | Kind::Nothing => {
+                let socket = freed.skb.socket();
+                if is_kernel_address(socket) {
+                    !(device.kind == Kind::Other && incoming == 0) && is_own_socket(socket)
+                } else {
+                    // A datagram out of a socket's queue has nothing left but its reader.
+                    incoming != 0 && place.kind == PLACE_READER && is_own_task()
+                }
+            }
+        }
+    }
+}
+
+/// Which way it went; `None` for a frame to somebody else that no bridge forwards.
+#[inline(always)]
+fn direction(
+    skb: Skb,
+    device: Looked,
+    route: Option<Route>,
+    incoming: u32,
+    reader: &HeadReader,
+    headers: &Headers,
+) -> Option<Direction> {
+    if incoming == 0 {
+        return Some(Direction::Outbound);
+    }
+    if skb.packet_type() == PACKET_OTHERHOST {
+        let on_port = device.is_own() && has_flag(device.index, BRIDGE_PORT);
+        return (on_port || has_flag(incoming, BRIDGE_PORT)).then_some(Direction::Forwarded);
+    }
+    let is_local = || local::is_destination(reader, headers.family, 0);
+    let inbound = match route {
+        None => is_local(),
+        Some(route) if headers.family == Family::Ipv4 as u32 => match route.ipv4_type() {
+            Some(RTN_LOCAL | RTN_BROADCAST | RTN_MULTICAST) => true,
+            // No route, or one that refuses: the address says whose packet it is.
+            Some(RTN_UNREACHABLE) => is_local(),
+            _ => false,
+        },
+        Some(route) => {
+            route.ipv6_flags().unwrap_or(0) & RTF_LOCAL != 0
+                || reader
+                    .get::<DestinationStart>(24)
+                    .is_some_and(|d| d.0 == 0xff)
+        }
+    };
+    Some(if inbound {
+        Direction::Inbound
+    } else {
+        Direction::Forwarded
+    })
+}

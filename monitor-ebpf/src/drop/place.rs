@@ -1,0 +1,124 @@
+//! Rule P: drops whose reason does not tell whether they came before the verdict or after it.
+
+use monitor_common::drop::{Class, MAX_PLACES, PLACE_CERTAIN, PLACE_TCP_RECEIVE, ReasonInfo};
+use monitor_common::interface::NO_INTERFACE;
+use monitor_common::packet::{Headers, Reader, TCP_FLAGS_OFFSET, TcpFlags, blur};
+
+use super::locate::Where;
+use super::{AFTER, ALLOWED, BEFORE, Freed, IGNORED};
+use crate::globals;
+use crate::kernel::probe;
+use crate::kernel::skb::HeadReader;
+use crate::maps::PLACE_TABLE;
+
+/// `net/tcp_states.h`
+const TCP_TIME_WAIT: u8 = 6;
+const SYN: u8 = 0x02;
+const FIN_SYN_RST_ACK: u8 = 0x17;
+
+/// What the row of a place says.
+pub(super) struct Found {
+    group: u8,
+    class: u8,
+    pub(super) kind: u8,
+}
+
+/// The kind of no row at all.
+const NOT_FOUND: u8 = 0xff;
+
+impl Found {
+    /// No place, or none that is known.
+    pub(super) const NONE: Self = Self {
+        group: BEFORE,
+        class: 0,
+        kind: NOT_FOUND,
+    };
+
+    /// The row of the function that freed the packet.
+    #[inline(always)]
+    pub(super) fn of(location: u64) -> Self {
+        let found = search(location).unwrap_or(Self::NONE);
+        Self {
+            group: blur(u32::from(found.group)) as u8,
+            class: blur(u32::from(found.class)) as u8,
+            kind: blur(u32::from(found.kind)) as u8,
+        }
+    }
+}
+
+/// By halving: the rows are sorted by address.
+#[inline(always)]
+fn search(location: u64) -> Option<Found> {
+    let mut found = 0;
+    let mut step = MAX_PLACES / 2;
+    while step > 0 {
+        if PLACE_TABLE.get(found + step)?.start <= location {
+            found += step;
+        }
+        found = blur(found);
+        step /= 2;
+    }
+    let place = PLACE_TABLE.get(found)?;
+    if location < place.start || location >= place.end {
+        return None;
+    }
+    Some(Found {
+        group: place.group,
+        class: place.class,
+        kind: place.kind,
+    })
+}
+
+/// Rule P: where the reason alone cannot tell a drop before the verdict from a loss after it.
+/// Gives the group and the class.
+#[inline(always)]
+pub(super) fn decide(
+    freed: &Freed,
+    place: &Found,
+    info: ReasonInfo,
+    at: &Where,
+    reader: &HeadReader,
+    headers: &Headers,
+) -> (u8, u8) {
+    let unspecified = info.unspecified != 0;
+    let class = |place_class: u8| if unspecified { place_class } else { info.class };
+    // 0. Some places say it whatever else holds: a clone for a packet socket looks like a packet that is
+    // past tc egress, and a fragment that waits for others is on no device.
+    if place.group == IGNORED || place.kind == PLACE_CERTAIN {
+        return (place.group, class(place.class));
+    }
+    // What follows a socket's own reasons needs no place: the rest is for the unclear ones.
+    if info.group == AFTER {
+        return (AFTER, info.class);
+    }
+    // 1. At a link header, and not on the device that it came in on: past tc egress.
+    if freed.skb.is_at_link_header() && (at.incoming == 0 || at.incoming != at.interface) {
+        return (AFTER, class(Class::Queue.code()));
+    }
+    // 2. Came in, and is on no device: past the socket hook.
+    if at.incoming != 0 && at.interface == NO_INTERFACE {
+        return (AFTER, class(Class::Socket.code()));
+    }
+    if place.kind == NOT_FOUND {
+        return (BEFORE, info.class);
+    }
+    // 3. The receive function of TCP: a socket in TIME_WAIT took it, another one had it already.
+    if unspecified && place.kind == PLACE_TCP_RECEIVE {
+        if globals::HAS_RECEIVING_SOCKET.load() != 0 {
+            if freed.receiving_socket.is_null() {
+                return (place.group, place.class);
+            }
+            return match probe::<u8>(freed.receiving_socket, &globals::SOCK_STATE) {
+                Some(TCP_TIME_WAIT) => (ALLOWED, Class::Protocol.code()),
+                _ => (AFTER, Class::Protocol.code()),
+            };
+        }
+        let flags = reader.get::<TcpFlags>(headers.transport + TCP_FLAGS_OFFSET);
+        return match flags {
+            Some(flags) if flags.flags & FIN_SYN_RST_ACK == SYN => (AFTER, Class::Protocol.code()),
+            _ => (ALLOWED, Class::Protocol.code()),
+        };
+    }
+    // 4. The function says it.
+    (place.group, class(place.class))
+}
