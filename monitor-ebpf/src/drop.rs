@@ -178,12 +178,14 @@ fn record(
         reason,
     };
     count::dropped(&key, packets, length);
-    let direction = at.direction as usize;
-    if group == AFTER || direction >= 3 {
+    if group == AFTER {
         return;
     }
     let interface = at.interface;
     count::interface(interface, |counts| {
+        // Bounded here, where it is used: older verifiers (6.1 is one) forget a bound that was checked
+        // on another copy of the value.
+        let direction = blur(at.direction).min(Direction::Forwarded as u32) as usize;
         if group == ALLOWED {
             counts.taken[direction] += u64::from(packets);
             return;

@@ -11,7 +11,7 @@ use monitor_common::packet::{
 use monitor_common::{Direction, Protocol, Verdict};
 
 use crate::event::{Report, report};
-use crate::kernel::device::{self, Looked};
+use crate::kernel::device;
 use crate::kernel::probe;
 use crate::maps::{INTERFACES, LAST, fragment};
 use crate::packet::{Direct, Loaded, Watched, watched};
@@ -234,7 +234,7 @@ fn is_own(skb: *mut __sk_buff) -> bool {
     let Some(address) = probe::<*const u8>(skb.cast(), &globals::SK_BUFF_DEV) else {
         return false;
     };
-    matches!(device::look(address), Looked::Own(_))
+    device::look(address).is_own()
 }
 
 /// Whether the configuration leaves the interface out.

@@ -301,16 +301,29 @@ impl Obstacle {
             Self::Tcx(device, side, place) => case.hold(tcx_drop(gw, device, side, place)?),
             Self::Xdp(device) => case.hold(xdp_drop(gw, device)?),
             Self::Clsact(device, side) => {
-                gw.sh(&format!("tc qdisc add dev {device} clsact"))?;
+                // Where the kernel has no TCX, the daemon has put it there for itself.
+                if !gw
+                    .sh(&format!("tc qdisc show dev {device} clsact"))?
+                    .contains("clsact")
+                {
+                    gw.sh(&format!("tc qdisc add dev {device} clsact"))?;
+                    case.on_end(move |lab| {
+                        lab.gw
+                            .sh(&format!("tc qdisc del dev {device} clsact"))
+                            .map(drop)
+                    });
+                }
+                let side = side.name();
+                // Behind the daemon's, which is the first there. One classic instruction that returns
+                // TC_ACT_SHOT.
+                let mut command = gw.command("tc")?;
+                command.args(["filter", "add", "dev", device, side, "prio", "2"]);
+                run(command.args(["bpf", "da", "bytecode", "1,6 0 0 2"]))?;
                 case.on_end(move |lab| {
                     lab.gw
-                        .sh(&format!("tc qdisc del dev {device} clsact"))
+                        .sh(&format!("tc filter del dev {device} {side} prio 2"))
                         .map(drop)
                 });
-                // One classic instruction that returns TC_ACT_SHOT.
-                let mut command = gw.command("tc")?;
-                command.args(["filter", "add", "dev", device, side.name(), "prio", "1"]);
-                run(command.args(["bpf", "da", "bytecode", "1,6 0 0 2"]))?;
             }
         }
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 /// How long anything in a lab may take.
 pub const DEADLINE: Duration = Duration::from_secs(5);
@@ -10,7 +10,16 @@ pub const DEADLINE: Duration = Duration::from_secs(5);
 /// Between two looks at the condition.
 const INTERVAL: Duration = Duration::from_millis(2);
 
-/// Asks `condition` until it gives something.
+/// How much longer than here everything takes: in a virtual machine without hardware support. A
+/// whole number in `PEERWATCH_TIME_SCALE`, 1 without it.
+fn time_scale() -> Result<u32> {
+    const NAME: &str = "PEERWATCH_TIME_SCALE";
+    std::env::var(NAME).map_or(Ok(1), |text| {
+        text.parse().with_context(|| format!("{NAME} = {text}"))
+    })
+}
+
+/// Asks `condition` until it gives something. The deadline is multiplied by the time scale.
 ///
 /// # Errors
 ///
@@ -20,6 +29,7 @@ pub fn until<T>(
     deadline: Duration,
     mut condition: impl FnMut() -> Result<Option<T>>,
 ) -> Result<T> {
+    let deadline = deadline * time_scale()?;
     let start = Instant::now();
     loop {
         if let Some(value) = condition()? {

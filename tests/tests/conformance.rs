@@ -1,7 +1,9 @@
 //! N packets in, N counted: in exactly the expected series and no other, read from a real scrape of
 //! the real binary. Needs root. `PEERWATCH_BIN` names the binary, else it is the one beside this test;
-//! `PEERWATCH_KEEP_LAB=1` leaves the labs as they are at the end.
+//! `PEERWATCH_KEEP_LAB=1` leaves the labs as they are at the end. `PEERWATCH_ONLY` holds whole names of
+//! the tests that are to run, with blanks between them: the harness takes one filter only.
 
+use std::collections::HashSet;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -45,6 +47,16 @@ fn run() -> Result<ExitCode> {
                 in_lab(&pool, |lab| run(lab, *family))
             }));
         }
+    }
+    if let Ok(only) = std::env::var("PEERWATCH_ONLY") {
+        let names: HashSet<&str> = only.split_whitespace().collect();
+        trials.retain(|trial| names.contains(trial.name()));
+        ensure!(
+            trials.len() == names.len(),
+            "PEERWATCH_ONLY has {} names, and {} of them are tests",
+            names.len(),
+            trials.len()
+        );
     }
     if !arguments.list {
         let binary = daemon::binary()?;

@@ -14,6 +14,7 @@ mod setup;
 mod state;
 mod test;
 mod toolchain;
+mod vm;
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -54,6 +55,10 @@ enum Task {
     },
     /// All checks, unit tests as the calling user, integration tests as root
     Test(test::Options),
+    /// Conformance tests on other kernels, in virtual machines; needs no root
+    ///
+    /// Boots the kernels of xtask/kernels.toml under QEMU, and without TEST runs the core tests.
+    VmTest(vm::Options),
     /// Nanoseconds a packet of the kernel programs, or their sizes against a budget; as root
     Bench(bench::Options),
 }
@@ -70,6 +75,7 @@ fn main() -> ExitCode {
         Task::Demo(options) => demo::demo(&options).map(|()| true),
         Task::Check { names } => check::check(&names),
         Task::Test(options) => test::test(&options),
+        Task::VmTest(options) => vm::vm_test(&options),
         Task::Bench(options) => bench::bench(&options),
     };
     match result {

@@ -7,7 +7,7 @@ use monitor_common::{Direction, Family};
 
 use super::Freed;
 use super::place::Found;
-use crate::kernel::device::{self, Looked};
+use crate::kernel::device::{self, Kind, Looked};
 use crate::kernel::skb::{HeadReader, Route, Skb};
 use crate::kernel::{is_kernel_address, is_own_socket, is_own_task, is_raw_socket};
 use crate::local;
@@ -81,9 +81,10 @@ pub(super) fn locate(
     }
 
     let direction = direction(skb, device, route, incoming, reader, headers)?;
-    let interface = match device {
-        Looked::Own(device) => device.index,
-        _ => NO_INTERFACE,
+    let interface = if device.is_own() {
+        device.index
+    } else {
+        NO_INTERFACE
     };
     // On no device: the one that it came from, or was to leave by, says whether it is left out.
     let deciding = if interface > LOOPBACK {
@@ -127,24 +128,20 @@ fn is_own(
     if !receiving.is_null() {
         is_own_socket(receiving)
     } else if let Some(route) = route {
-        match device::look(route.device()) {
-            Looked::Own(device) => {
-                *route_device = device.index;
-                true
-            }
-            _ => false,
-        }
+        let looked = device::look(route.device());
+        *route_device = looked.index;
+        looked.is_own()
     } else {
-        match device {
-            Looked::Own(device) => {
+        match device.kind {
+            Kind::Own => {
                 *route_device = device.index;
                 true
             }
-            Looked::Foreign => false,
-            Looked::Other | Looked::Nothing => {
+            Kind::Foreign => false,
+            Kind::Other | Kind::Nothing => {
                 let socket = freed.skb.socket();
                 if is_kernel_address(socket) {
-                    !matches!(device, Looked::Other if incoming == 0) && is_own_socket(socket)
+                    !(device.kind == Kind::Other && incoming == 0) && is_own_socket(socket)
                 } else {
                     // A datagram out of a socket's queue has nothing left but its reader.
                     incoming != 0 && place.kind == PLACE_READER && is_own_task()
@@ -168,10 +165,7 @@ fn direction(
         return Some(Direction::Outbound);
     }
     if skb.packet_type() == PACKET_OTHERHOST {
-        let on_port = match device {
-            Looked::Own(device) => has_flag(device.index, BRIDGE_PORT),
-            _ => false,
-        };
+        let on_port = device.is_own() && has_flag(device.index, BRIDGE_PORT);
         return (on_port || has_flag(incoming, BRIDGE_PORT)).then_some(Direction::Forwarded);
     }
     let is_local = || local::is_destination(reader, headers.family, 0);

@@ -1,5 +1,7 @@
 //! `struct sk_buff` and what hangs on it.
 
+use core::ptr::NonNull;
+
 use aya_ebpf::Global;
 use aya_ebpf::helpers::bpf_probe_read_kernel;
 use monitor_common::packet::{Plain, Reader};
@@ -127,33 +129,36 @@ impl Skb {
             return None;
         }
         match probe::<u16>(dst, &globals::DST_FLAGS) {
-            Some(flags) if flags & (DST_METADATA | DST_FAKE_RTABLE) == 0 => Some(Route(dst)),
+            Some(flags) if flags & (DST_METADATA | DST_FAKE_RTABLE) == 0 => NonNull::new(dst.cast_mut()).map(Route),
             _ => None,
         }
     }
 }
 
 /// `struct dst_entry`, at the start of `struct rtable` or `struct rt6_info`.
+///
+/// Never null, so that an absent one is a null pointer and not an undefined one: see
+/// [`super::device::Looked`].
 #[derive(Clone, Copy)]
-pub(crate) struct Route(*const u8);
+pub(crate) struct Route(NonNull<u8>);
 
 impl Route {
     /// `dev`: the device that it leads to, or the loopback device for an address of this host.
     #[inline(always)]
     pub(crate) fn device(self) -> *const u8 {
-        probe(self.0, &globals::DST_DEV).unwrap_or(core::ptr::null())
+        probe(self.0.as_ptr(), &globals::DST_DEV).unwrap_or(core::ptr::null())
     }
 
     /// `rt_type` of an IPv4 route (`linux/rtnetlink.h`, `RTN_…`).
     #[inline(always)]
     pub(crate) fn ipv4_type(self) -> Option<u16> {
-        probe(self.0, &globals::RTABLE_TYPE)
+        probe(self.0.as_ptr(), &globals::RTABLE_TYPE)
     }
 
     /// `rt6i_flags` of an IPv6 route (`RTF_…`).
     #[inline(always)]
     pub(crate) fn ipv6_flags(self) -> Option<u32> {
-        probe(self.0, &globals::RT6_FLAGS)
+        probe(self.0.as_ptr(), &globals::RT6_FLAGS)
     }
 }
 

@@ -1,0 +1,192 @@
+//! `cargo xtask vm-test`: conformance tests of the real binary on other kernels, under QEMU.
+//!
+//! Needs no root and no hardware support for virtual machines. Each kernel boots with an initial
+//! file system of its own that is the whole guest: busybox, the daemon, the test program, the tools
+//! that it starts, and the kernel's modules. Nothing of the host can be seen from in there.
+
+mod archive;
+mod guest;
+mod kernels;
+mod machine;
+mod rows;
+mod table;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    build, cmd,
+    libtest::Tally,
+    setup::{self, Needs},
+};
+use kernels::Pin;
+use machine::Machine;
+use table::Outcome;
+
+/// Arguments of the task.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Only this kernel (as in xtask/kernels.toml; may be repeated)
+    #[arg(long = "kernel", value_name = "NAME")]
+    kernels: Vec<String>,
+    /// Tests whose name contains one of these, in place of the core tests
+    #[arg(value_name = "TEST")]
+    names: Vec<String>,
+}
+
+/// What a virtual machine may take besides its tests. It boots in seconds, but not on a machine
+/// that is busy with other things.
+const BOOT: Duration = Duration::from_mins(2);
+
+/// What one test may take on average. Under software emulation most are done in two seconds.
+const TEST: Duration = Duration::from_secs(20);
+
+/// Sets up, builds, and runs the tests on every kernel; true when none failed.
+///
+/// # Errors
+///
+/// When set-up or the build fails, or no kernel or test has such a name. A kernel that cannot be
+/// had or does not boot is a failure that is counted.
+pub(crate) fn vm_test(options: &Options) -> Result<bool> {
+    let mut tally = Tally::default();
+    let pins = kernels::chosen(&options.kernels)?;
+    let start = Instant::now();
+    setup::setup(Needs {
+        tools: true,
+        ..Needs::default()
+    })?;
+    tally.phase("set-up", start);
+
+    println!("== build");
+    let start = Instant::now();
+    let programs = Programs::build()?;
+    let tests = rows::chosen(&programs.tests()?, &options.names)?;
+    tally.phase("build", start);
+
+    run(&pins, &programs, &tests, &mut tally)?;
+    Ok(tally.close())
+}
+
+/// The programs that are tested and that test.
+#[derive(Debug)]
+struct Programs {
+    daemon: PathBuf,
+    conformance: PathBuf,
+}
+
+impl Programs {
+    /// Builds them, the same that `cargo xtask test` runs: the guest gets the libraries that they
+    /// are linked with.
+    fn build() -> Result<Self> {
+        let daemon = build::daemon()?;
+        let conformance = build::build(&[
+            "test",
+            "--no-run",
+            "--locked",
+            "--package",
+            "monitor-tests",
+            "--test",
+            "conformance",
+        ])?
+        .into_iter()
+        .find(|built| built.target == "conformance")
+        .context("cargo built no test program conformance")?;
+        Ok(Self {
+            daemon,
+            conformance: conformance.program,
+        })
+    }
+
+    /// The names of all tests.
+    fn tests(&self) -> Result<Vec<String>> {
+        let mut command = std::process::Command::new(&self.conformance);
+        let text = cmd::output(command.arg("--list"))?;
+        Ok(text
+            .lines()
+            .filter_map(|line| line.strip_suffix(": test"))
+            .map(str::to_owned)
+            .collect())
+    }
+}
+
+/// Runs the tests on one kernel after the other, prints the table, and adds the results up.
+fn run(pins: &[Pin], programs: &Programs, tests: &[String], tally: &mut Tally) -> Result<()> {
+    let folder = build::root()?.join("target/vm");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let mut columns = Vec::new();
+    for pin in pins {
+        println!(
+            "== kernel {} ({} {}), {} tests",
+            pin.name,
+            pin.package,
+            pin.version,
+            tests.len()
+        );
+        let start = Instant::now();
+        let mut outcomes = BTreeMap::new();
+        let result = run_one(pin, programs, tests, &folder, &mut outcomes);
+        tally.phase(&format!("kernel {}", pin.name), start);
+        if let Err(error) = &result {
+            eprintln!("error: kernel {}: {error:#}", pin.name);
+        }
+        // A test without an outcome did not run, which is no success.
+        let passed = |test: &String| outcomes.get(test) == Some(&Outcome::Passed);
+        for test in tests {
+            tally.one(&format!("kernel {}: {test}", pin.name), passed(test));
+        }
+        if result.is_err() && tests.iter().all(passed) {
+            tally.one(&format!("kernel {}: its end", pin.name), false);
+        }
+        columns.push((pin.name.as_str(), outcomes));
+    }
+    print!("\n{}", table::render(tests, &columns));
+    Ok(())
+}
+
+/// Boots one kernel and runs the tests there. What they said is in `outcomes`, whatever the result.
+///
+/// # Errors
+///
+/// When the kernel cannot be had, or the guest did not come to its end, or ended as it should not
+/// although no test failed: with the end of what its console said.
+fn run_one(
+    pin: &Pin,
+    programs: &Programs,
+    tests: &[String],
+    folder: &Path,
+    outcomes: &mut BTreeMap<String, Outcome>,
+) -> Result<()> {
+    let kernel = pin.fetch()?;
+    let initramfs = folder.join(format!("{}.cpio", pin.name));
+    guest::write(&initramfs, &kernel, programs, tests)?;
+    let count = u32::try_from(tests.len()).context("too many tests")?;
+    let machine = Machine {
+        image: kernel.image,
+        initramfs,
+        console: folder.join(format!("{}.console", pin.name)),
+        deadline: BOOT + TEST * count,
+    };
+    let mut said = String::new();
+    let ended = machine.run(&mut said);
+    *outcomes = table::outcomes(&said);
+    ended?;
+    let failed = outcomes.values().any(|outcome| *outcome == Outcome::Failed);
+    match guest::exit_code(&said) {
+        Some(0) => Ok(()),
+        Some(_) if failed => {
+            println!("its console: {}", machine.console.display());
+            Ok(())
+        }
+        Some(code) => bail!(
+            "the test program ended with {code}\n{}",
+            machine.last_words()
+        ),
+        None => bail!("it did not come to its end\n{}", machine.last_words()),
+    }
+}

@@ -1,0 +1,302 @@
+//! The guest's initial file system: all that is in the virtual machine.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, File},
+    io::{BufWriter, Write},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::{Programs, archive::Archive, kernels::Kernel};
+use crate::cmd;
+
+/// What the tests start in there. Debian's packages of `cargo xtask setup --tests`.
+const TOOLS: [&str; 12] = [
+    "busybox",
+    "ip",
+    "tc",
+    "nft",
+    "iptables-nft",
+    "iptables-legacy",
+    "ip6tables-nft",
+    "ip6tables-legacy",
+    "conntrack",
+    "ethtool",
+    "tcpdump",
+    "bpftool",
+];
+
+/// Modules that come along, by the beginning of their path; those that they need come with them.
+/// The kernel loads them on demand.
+const MODULES: [&str; 14] = [
+    "kernel/net/802/",
+    "kernel/net/8021q/",
+    "kernel/net/bridge/",
+    "kernel/net/ipv4/",
+    "kernel/net/ipv6/",
+    "kernel/net/netfilter/",
+    "kernel/net/packet/",
+    "kernel/net/sched/",
+    "kernel/drivers/net/bonding/",
+    "kernel/drivers/net/dummy.ko",
+    "kernel/drivers/net/ifb.ko",
+    "kernel/drivers/net/macvlan.ko",
+    "kernel/drivers/net/tun.ko",
+    "kernel/drivers/net/veth.ko",
+];
+
+/// The last line of the guest's report, up to the exit code.
+const END: &str = "peerwatch guest: the tests ended with ";
+
+/// What the kernel starts. The second serial port takes the test program's output; its errors, and
+/// those of this script, go to the console.
+const INIT: &str = r#"#!/usr/bin/busybox sh
+/usr/bin/busybox mkdir -p /usr/local/bin
+/usr/bin/busybox --install -s /usr/local/bin
+export PATH=/usr/sbin:/usr/bin:/usr/local/bin HOME=/root
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+mount -t tmpfs tmpfs /run
+mount -t tmpfs tmpfs /tmp
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+mount -t bpf bpf /sys/fs/bpf
+mount -t debugfs debugfs /sys/kernel/debug
+mount -t tracefs tracefs /sys/kernel/tracing
+ip link set lo up
+# On demand comes too late: tun's device node appears with it, and nft fails where another is just
+# loading nf_tables.
+modprobe -a tun nf_tables
+export PEERWATCH_BIN=/usr/bin/peerwatch PEERWATCH_TIME_SCALE=10
+export PEERWATCH_ONLY="$(cat /tests)"
+{
+    conformance --color never
+    echo "peerwatch guest: the tests ended with $?"
+} >/dev/ttyS1
+# Closing the port has waited until all was sent.
+reboot -f
+"#;
+
+/// Writes the file system for a kernel and these tests.
+///
+/// # Errors
+///
+/// When a tool or library is missing, or the file cannot be written.
+pub(super) fn write(
+    to: &Path,
+    kernel: &Kernel,
+    programs: &Programs,
+    tests: &[String],
+) -> Result<()> {
+    let file = File::create(to).with_context(|| format!("cannot make {}", to.display()))?;
+    let mut archive = Archive::new(BufWriter::new(file));
+    // As Debian has it; the loader's own path begins with /lib64.
+    for name in ["lib", "lib64", "bin", "sbin"] {
+        archive.link(&Path::new("/").join(name), &format!("usr/{name}"))?;
+    }
+    for folder in ["/usr/lib64", "/usr/bin", "/usr/sbin", "/root"] {
+        archive.folder(Path::new(folder))?;
+    }
+    for folder in ["/proc", "/sys", "/dev", "/run", "/tmp"] {
+        archive.folder(Path::new(folder))?;
+    }
+    for tool in TOOLS {
+        let path = cmd::find_program(tool)
+            .with_context(|| format!("no {tool} here: run `cargo xtask setup --tests`"))?;
+        add_program(&mut archive, &path, tool)?;
+    }
+    add_program(&mut archive, &programs.daemon, "peerwatch")?;
+    add_program(&mut archive, &programs.conformance, "conformance")?;
+    // Where the kernel looks for it.
+    archive.link(Path::new("/usr/sbin/modprobe"), "../bin/busybox")?;
+    add_modules(&mut archive, kernel)?;
+    archive.file(Path::new("/tests"), tests.join("\n").as_bytes())?;
+    archive.program(Path::new("/init"), INIT.as_bytes())?;
+    archive.finish()?;
+    Ok(())
+}
+
+/// The exit code of the test program, out of what the guest said; none when it did not come to its
+/// end.
+pub(super) fn exit_code(said: &str) -> Option<u8> {
+    said.lines()
+        .rev()
+        .find_map(|line| line.strip_prefix(END)?.parse().ok())
+}
+
+/// Adds a program under a name in `/usr/bin`, and the libraries that it is linked with.
+fn add_program<W: Write>(archive: &mut Archive<W>, program: &Path, name: &str) -> Result<()> {
+    archive.program(&Path::new("/usr/bin").join(name), &read(program)?)?;
+    for library in libraries(program)? {
+        archive.program(&in_guest(&library), &read(&library)?)?;
+        if library
+            .file_name()
+            .is_some_and(|name| name.as_encoded_bytes().starts_with(b"libxtables.so"))
+        {
+            add_plugins(archive, &library.with_file_name("xtables"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Adds what iptables loads for each match and target.
+fn add_plugins<W: Write>(archive: &mut Archive<W>, folder: &Path) -> Result<()> {
+    let entries = fs::read_dir(folder)
+        .with_context(|| format!("no extensions of iptables in {}", folder.display()))?;
+    for entry in entries {
+        let path = entry?.path();
+        archive.program(&in_guest(&path), &read(&path)?)?;
+    }
+    Ok(())
+}
+
+/// A library's path in the guest, where `/lib` is a link to `/usr/lib`.
+fn in_guest(path: &Path) -> PathBuf {
+    if path.starts_with("/lib") || path.starts_with("/lib64") {
+        let below = path.strip_prefix("/").unwrap_or(path);
+        Path::new("/usr").join(below)
+    } else {
+        path.to_owned()
+    }
+}
+
+/// The libraries that a program needs, and the loader.
+fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
+    let mut command = Command::new("ldd");
+    // cargo's own library folders are not in the guest.
+    command.arg(program).env_remove("LD_LIBRARY_PATH");
+    let output = command
+        .output()
+        .with_context(|| format!("cannot start `{}`", cmd::display(&command)))?;
+    // It fails for static programs.
+    parse_ldd(&String::from_utf8_lossy(&output.stdout))
+        .with_context(|| program.display().to_string())
+}
+
+/// Reads what `ldd` prints: `name => path (address)`, or the loader's path alone.
+fn parse_ldd(text: &str) -> Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    for line in text.lines().map(str::trim) {
+        let file = line.split_once(" => ").map_or(line, |(_, path)| path);
+        if file == "not found" {
+            bail!("a library is missing: {line}");
+        }
+        if file.starts_with('/') {
+            let path = file.split_once(" (").map_or(file, |(path, _)| path);
+            paths.push(path.into());
+        }
+    }
+    Ok(paths)
+}
+
+/// Adds the modules, and the lists that modprobe reads.
+fn add_modules<W: Write>(archive: &mut Archive<W>, kernel: &Kernel) -> Result<()> {
+    let folder = Path::new("/usr/lib/modules").join(&kernel.release);
+    let list = fs::read_to_string(kernel.modules.join("modules.dep"))
+        .with_context(|| format!("no modules.dep in {}", kernel.modules.display()))?;
+    for module in closure(&list)? {
+        let content = read(&kernel.modules.join(module))?;
+        archive.file(&folder.join(module), &content)?;
+    }
+    for name in [
+        "modules.dep",
+        "modules.alias",
+        "modules.symbols",
+        "modules.builtin",
+    ] {
+        archive.file(&folder.join(name), &read(&kernel.modules.join(name))?)?;
+    }
+    Ok(())
+}
+
+/// The paths of [`MODULES`] with those that they need, out of the text of `modules.dep`: lines
+/// `module: needed needed`.
+fn closure(list: &str) -> Result<BTreeSet<&str>> {
+    let needs: BTreeMap<&str, &str> = list
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .collect();
+    let mut found = BTreeSet::new();
+    let mut next: Vec<&str> = needs
+        .keys()
+        .copied()
+        .filter(|module| MODULES.iter().any(|prefix| module.starts_with(prefix)))
+        .collect();
+    while let Some(module) = next.pop() {
+        if found.insert(module) {
+            let needed = needs
+                .get(module)
+                .with_context(|| format!("modules.dep has no line for {module}"))?;
+            next.extend(needed.split_whitespace());
+        }
+    }
+    Ok(found)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_script_ends_with_the_line_that_is_looked_for() {
+        assert!(INIT.contains(&format!("echo \"{END}$?\"")));
+        assert_eq!(exit_code(&format!("test a ... ok\n{END}101\n")), Some(101));
+        assert_eq!(exit_code("test a ... ok\n"), None);
+    }
+
+    #[test]
+    fn libraries_and_loader_are_read_and_what_is_in_no_file_is_not() {
+        let text = "\tlinux-vdso.so.1 (0x00007ffc)\n\
+                    \tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f01)\n\
+                    \t/lib64/ld-linux-x86-64.so.2 (0x00007f02)\n";
+        assert_eq!(
+            parse_ldd(text).unwrap(),
+            [
+                "/lib/x86_64-linux-gnu/libc.so.6",
+                "/lib64/ld-linux-x86-64.so.2"
+            ]
+            .map(PathBuf::from)
+        );
+        assert!(parse_ldd("\tstatically linked\n").unwrap().is_empty());
+        assert!(parse_ldd("\tlibx.so.1 => not found\n").is_err());
+    }
+
+    #[test]
+    fn libraries_are_below_usr_in_the_guest() {
+        for (host, guest) in [
+            ("/lib64/ld.so", "/usr/lib64/ld.so"),
+            ("/lib/a/b.so", "/usr/lib/a/b.so"),
+            ("/usr/lib/a/b.so", "/usr/lib/a/b.so"),
+            ("/library/b.so", "/library/b.so"),
+        ] {
+            assert_eq!(in_guest(Path::new(host)), Path::new(guest));
+        }
+    }
+
+    #[test]
+    fn modules_come_with_what_they_need() {
+        let list = "kernel/drivers/net/veth.ko:\n\
+                    kernel/net/bridge/br_netfilter.ko: kernel/net/bridge/bridge.ko\n\
+                    kernel/net/bridge/bridge.ko: kernel/net/llc/llc.ko\n\
+                    kernel/net/llc/llc.ko:\n\
+                    kernel/net/tipc/tipc.ko:\n";
+        let found: Vec<_> = closure(list).unwrap().into_iter().collect();
+        assert_eq!(
+            found,
+            [
+                "kernel/drivers/net/veth.ko",
+                "kernel/net/bridge/br_netfilter.ko",
+                "kernel/net/bridge/bridge.ko",
+                "kernel/net/llc/llc.ko",
+            ]
+        );
+        assert!(closure("kernel/net/bridge/bridge.ko: gone.ko\n").is_err());
+    }
+}

@@ -1,0 +1,127 @@
+//! A virtual machine: QEMU, its console in a file, what the guest reports on our standard output.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Write as _},
+    path::PathBuf,
+    process::{Command, Stdio},
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::cmd;
+
+/// The program.
+const QEMU: &str = "qemu-system-x86_64";
+
+/// How many lines of the console an error shows.
+const LAST_WORDS: usize = 30;
+
+/// A guest that runs once.
+#[derive(Debug)]
+pub(super) struct Machine {
+    /// The kernel.
+    pub(super) image: PathBuf,
+    /// Its initial file system.
+    pub(super) initramfs: PathBuf,
+    /// The file for what it prints on its console, its first serial port.
+    pub(super) console: PathBuf,
+    /// How long it may run.
+    pub(super) deadline: Duration,
+}
+
+impl Machine {
+    /// Runs it to its end. Shows what it writes to its second serial port, and adds it to `said`.
+    ///
+    /// # Errors
+    ///
+    /// When QEMU does not start or fails, or the deadline passes; the guest is ended then.
+    pub(super) fn run(&self, said: &mut String) -> Result<()> {
+        let mut command = self.command();
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("cannot start `{}`", cmd::display(&command)))?;
+        let stdout = child.stdout.take().context("QEMU without an output")?;
+        let (sender, lines) = mpsc::channel();
+        let reader = thread::spawn(move || {
+            for line in BufReader::new(stdout).split(b'\n').map_while(Result::ok) {
+                let line = String::from_utf8_lossy(&line);
+                // The guest's terminal ends lines by two characters.
+                if sender.send(line.trim_end_matches('\r').to_owned()).is_err() {
+                    return;
+                }
+            }
+        });
+        let end = Instant::now() + self.deadline;
+        let in_time = loop {
+            match lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(line) => {
+                    writeln!(std::io::stdout(), "{line}")?;
+                    said.push_str(&line);
+                    said.push('\n');
+                }
+                Err(RecvTimeoutError::Disconnected) => break true,
+                Err(RecvTimeoutError::Timeout) => break false,
+            }
+        };
+        if !in_time {
+            child.kill()?;
+        }
+        let status = child.wait()?;
+        if reader.join().is_err() {
+            bail!("reading what the guest says failed");
+        }
+        if !in_time {
+            bail!(
+                "it did not end within {} s, and was ended\n{}",
+                self.deadline.as_secs(),
+                self.last_words()
+            );
+        }
+        if !status.success() {
+            bail!("`{}` failed: {status}", cmd::display(&command));
+        }
+        Ok(())
+    }
+
+    /// The end of what the console showed, and where the whole is.
+    pub(super) fn last_words(&self) -> String {
+        let bytes = fs::read(&self.console).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        let lines: Vec<_> = text.lines().collect();
+        let last = &lines[lines.len().saturating_sub(LAST_WORDS)..];
+        format!(
+            "its console ({}) ends with:\n{}",
+            self.console.display(),
+            last.join("\n")
+        )
+    }
+
+    fn command(&self) -> Command {
+        let mut console = std::ffi::OsString::from("file:");
+        console.push(&self.console);
+        let mut command = Command::new(cmd::find_program(QEMU).unwrap_or_else(|| QEMU.into()));
+        command
+            // Software emulation, also where there is hardware support: the same everywhere, and a
+            // guest inside a guest fails in ways of its own.
+            .args(["-accel", "tcg,thread=multi", "-cpu", "max"])
+            .args(["-machine", "q35", "-smp", "2", "-m", "1024M"])
+            .args(["-nodefaults", "-no-user-config", "-display", "none"])
+            // A panic and the end of the guest's work are both a reboot, and so the end of QEMU.
+            .arg("-no-reboot")
+            .arg("-kernel")
+            .arg(&self.image)
+            .arg("-initrd")
+            .arg(&self.initramfs)
+            .args(["-append", "console=ttyS0 quiet loglevel=5 panic=-1"])
+            .arg("-serial")
+            .arg(console)
+            .args(["-serial", "stdio"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
+        command
+    }
+}
