@@ -57,7 +57,9 @@ pub(crate) fn test(options: &Options) -> Result<bool> {
     let start = Instant::now();
     let built = build::daemon().and_then(|daemon| {
         // Never `--workspace`: the default members leave out the kernel programs.
-        Ok((daemon, build::build(&["test", "--no-run", "--locked"])?))
+        let mut programs = build::build(&["test", "--no-run", "--locked"])?;
+        programs.retain(|program| program.is_test);
+        Ok((daemon, programs))
     });
     tally.phase("build", start);
     match built {
