@@ -129,7 +129,9 @@ impl Skb {
             return None;
         }
         match probe::<u16>(dst, &globals::DST_FLAGS) {
-            Some(flags) if flags & (DST_METADATA | DST_FAKE_RTABLE) == 0 => NonNull::new(dst.cast_mut()).map(Route),
+            Some(flags) if flags & (DST_METADATA | DST_FAKE_RTABLE) == 0 => {
+                NonNull::new(dst.cast_mut()).map(Route)
+            }
             _ => None,
         }
     }
