@@ -62,11 +62,24 @@ impl Ids {
     }
 }
 
+/// What bpftool lists. It fails when something that it is about to show goes: then it is asked again.
+fn list(kind: &str) -> Result<Vec<Value>> {
+    let mut refused = None;
+    let text = until("bpftool lists", DEADLINE, || {
+        match run(Command::new("bpftool").args(["-j", kind])) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) => {
+                refused = Some(error);
+                Ok(None)
+            }
+        }
+    });
+    let text = text.map_err(|late| refused.unwrap_or(late))?;
+    serde_json::from_str(&text).with_context(|| text)
+}
+
 fn listed(kind: &str) -> Result<BTreeSet<u64>> {
-    let text = run(Command::new("bpftool").args(["-j", kind]))?;
-    let list: Value = serde_json::from_str(&text)?;
-    list.as_array()
-        .context("bpftool lists nothing")?
+    list(kind)?
         .iter()
         .map(|item| item["id"].as_u64().context("an item without id"))
         .collect()
@@ -99,9 +112,10 @@ impl OnInterface {
     }
 }
 
-/// Names of the daemon's programs, as the kernel cuts them (15 bytes).
+/// Names of the daemon's programs, as the kernel cuts them (15 bytes). bpftool shows them whole where it
+/// can.
 const NAMES: [&str; 6] = [
-    "drop",
+    "kfree_skb",
     "deliver",
     "egress_ethernet",
     "egress_other",
@@ -109,20 +123,19 @@ const NAMES: [&str; 6] = [
     "ingress_other",
 ];
 
-/// The programs with our names that no living process holds: what a daemon that is gone left.
+/// Programs with our names, of all daemons on this machine.
+pub(crate) fn named_as_ours() -> Result<BTreeSet<u64>> {
+    let programs = list("prog")?;
+    let ours = programs.iter().filter(|item| {
+        let name = item["name"].as_str().unwrap_or_default();
+        NAMES.contains(&name.get(..15).unwrap_or(name))
+    });
+    Ok(ours.filter_map(|item| item["id"].as_u64()).collect())
+}
+
+/// Those that no living process holds: what a daemon that is gone left.
 pub(crate) fn orphans() -> Result<BTreeSet<u64>> {
-    let text = run(Command::new("bpftool").args(["-j", "prog"]))?;
-    let list: Value = serde_json::from_str(&text)?;
-    let ours = list.as_array().context("bpftool lists nothing")?;
-    let mut orphans: BTreeSet<u64> = ours
-        .iter()
-        .filter(|item| {
-            item["name"]
-                .as_str()
-                .is_some_and(|name| NAMES.contains(&name))
-        })
-        .filter_map(|item| item["id"].as_u64())
-        .collect();
+    let mut orphans = named_as_ours()?;
     for entry in fs::read_dir("/proc")? {
         let name = entry?.file_name();
         // Processes come and go while this looks.

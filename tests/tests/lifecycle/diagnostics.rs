@@ -1,5 +1,7 @@
 //! What the kernel programs say of themselves: nothing, unless asked.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use monitor_tests::wait::{DEADLINE, until};
 
@@ -54,5 +56,25 @@ fn the_kernel_programs_speak_when_asked() -> Result<()> {
     ensure!(count(&delivered) == 3, "{lines:?}");
     ensure!(count("freed at ") == 2, "{lines:?}");
     ensure!(lines.iter().all(|line| line.contains("DEBUG")), "{lines:?}");
+    Ok(())
+}
+
+/// Where metrics are, and after a while without packets that there were none.
+#[test]
+fn an_idle_daemon_says_where_it_is_and_that_there_is_no_demand() -> Result<()> {
+    let site = Site::create()?;
+    let daemon = site.daemon(&[])?;
+    let place =
+        "metrics on http://127.0.0.1:9680/metrics (this host only; --listen [::]:9680 for others)";
+    ensure!(daemon.errors().contains(place), "{}", daemon.errors());
+    until("it says so", Duration::from_secs(20), || {
+        Ok(daemon.errors().contains("no demand yet").then_some(()))
+    })?;
+    let errors = daemon.errors();
+    let line = errors.lines().find(|line| line.contains("no demand yet"));
+    ensure!(
+        line.is_some_and(|line| line.contains("`cargo xtask demo`")),
+        "{errors}"
+    );
     Ok(())
 }

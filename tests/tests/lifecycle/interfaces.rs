@@ -88,6 +88,18 @@ fn only_wanted_interfaces_are_hooked_and_counted() -> Result<()> {
     for net in [2, 3] {
         datagrams(&site.peer, (Ipv4Addr::new(10, 77, net, 1), 443), 4)?;
     }
+    // By the output hook such a packet is on no device: where it would go decides.
+    site.host.nft(
+        "add chain inet lifecycle output { type filter hook output priority 0; }\n\
+         add rule inet lifecycle output udp dport 3544 drop",
+    )?;
+    for net in [2, 3] {
+        let sent = site.host.run(|| {
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+            Ok(socket.send_to(&[0], (there(net), 3544)))
+        })?;
+        ensure!(sent.is_err(), "the firewall let it pass");
+    }
     // What comes after them on the one that is watched: when this is counted, they have been seen.
     datagrams(&site.peer, (HERE, 443), 3)?;
     datagrams(&site.host, (there(1), 443), 5)?;

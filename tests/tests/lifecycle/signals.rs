@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use monitor_tests::wait::{DEADLINE, until};
 use nix::sys::signal::Signal;
 
-use crate::attached::{Ids, OnInterface};
+use crate::attached::{Ids, OnInterface, named_as_ours};
 use crate::http::is_ready;
 use crate::site::{Process, START, Site, command};
 
@@ -24,6 +24,9 @@ fn ends_clean(signal: Signal) -> Result<()> {
     ensure!(held.programs.len() >= 4, "it holds {held:?}");
     ensure!(held.links.len() >= 2, "it holds {held:?}");
     ensure!(held.all_in(&Ids::in_kernel()?), "bpftool lacks {held:?}");
+    // What tests of bad input look for afterwards.
+    let named = named_as_ours()?;
+    ensure!(held.programs.is_subset(&named), "{held:?}, {named:?}");
     ensure!(!held.all_in(&known), "{held:?} were there before");
     ensure!(during.programs == 2, "during: {during:?}");
 
