@@ -17,6 +17,7 @@ use crate::{
     libtest::{Report, Tally},
     packages,
     setup::{self, Needs},
+    vm,
 };
 
 /// Arguments of the task.
@@ -114,6 +115,16 @@ fn run_all(
         run_program(program, &mut command, options, tally)?;
     }
     tally.phase("integration tests", start);
+
+    // The same tests on an older kernel, the short version: other kernels differ where it hurts.
+    let conformance = programs
+        .iter()
+        .find(|program| program.package == lab && program.target == "conformance");
+    if options.names.is_empty()
+        && let Some(conformance) = conformance
+    {
+        vm::core(daemon, &conformance.program, tally)?;
+    }
     Ok(())
 }
 
