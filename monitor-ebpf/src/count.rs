@@ -8,6 +8,9 @@ use monitor_common::interface::{InterfaceCount, NO_INTERFACE, OTHER_INTERFACES};
 
 use crate::maps::{ALLOWED, DROPS, FRAGMENTS, INTERFACE_COUNTS, LOSSES};
 
+/// `linux/bpf.h`: only a new entry.
+const BPF_NOEXIST: u64 = 1;
+
 #[inline(always)]
 fn increment(map: &PerCpuArray<u64>, index: u32, by: u64) {
     if let Some(value) = map.get_ptr_mut(index) {
@@ -45,7 +48,7 @@ pub(crate) fn allowed(slot: u32, segments: u32, length: u32) {
 pub(crate) fn dropped(key: &DropKey, segments: u32, length: u32) {
     let count = DROPS.get_ptr_mut(key).or_else(|| {
         // A failure shows in the look-up: no room, unless another CPU was faster.
-        DROPS.insert(key, Count::default(), 0).ok();
+        DROPS.insert(key, Count::default(), BPF_NOEXIST).ok();
         DROPS.get_ptr_mut(key)
     });
     let Some(count) = count else {
@@ -68,13 +71,13 @@ pub(crate) fn interface(index: u32, update: impl Fn(&mut InterfaceCount)) {
         // SAFETY: this CPU's own value; each field has one writer.
         return update(unsafe { &mut *count });
     }
-    if INTERFACE_COUNTS.insert(index, EMPTY, 0).is_err() {
-        lost(loss::INTERFACES_FULL);
-    }
+    // Not over an entry that a program has made in the meantime which interrupted this one.
+    INTERFACE_COUNTS.insert(index, EMPTY, BPF_NOEXIST).ok();
     if let Some(count) = INTERFACE_COUNTS.get_ptr_mut(index) {
         // SAFETY: as above.
         return update(unsafe { &mut *count });
     }
+    lost(loss::INTERFACES_FULL);
     if let Some(count) = INTERFACE_COUNTS.get_ptr_mut(OTHER_INTERFACES) {
         // SAFETY: as above.
         update(unsafe { &mut *count });

@@ -48,6 +48,21 @@ fn take_counted(skb: Skb, watched: &Watched) -> Option<u32> {
     Some(last.slot)
 }
 
+/// Takes packets off the interface that they were counted on: not always the one that dropped them, as
+/// below a bond. Follows [`take_counted`].
+#[inline(always)]
+fn revoke(packets: u32) {
+    let Some(last) = LAST.get_ptr_mut(0) else {
+        return;
+    };
+    // SAFETY: this CPU's own value.
+    let (interface, direction) = unsafe { ((*last).interface, (*last).direction) };
+    count::interface(interface, |counts| {
+        let direction = blur(direction).min(Direction::Forwarded as u32) as usize;
+        counts.revoked[direction] += u64::from(packets);
+    });
+}
+
 #[inline(always)]
 fn wire_packets(skb: Skb, headers: &Headers, reader: &HeadReader, length: u32) -> u32 {
     let (count, size) = skb.gso();
@@ -191,10 +206,10 @@ fn record(
             return;
         }
         counts.dropped[direction] += u64::from(packets);
-        if group == SUBTRACT {
-            counts.revoked[direction] += u64::from(packets);
-        }
     });
+    if group == SUBTRACT {
+        revoke(packets);
+    }
     if group != ALLOWED && globals::LOG_DROPPED.load() != 0 {
         let details = Report {
             location: freed.location,

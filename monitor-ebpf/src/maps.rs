@@ -69,6 +69,10 @@ pub(crate) struct Last {
     pub(crate) ports: u32,
     /// Where it was counted.
     pub(crate) slot: u32,
+    /// On which interface.
+    pub(crate) interface: u32,
+    /// In which direction.
+    pub(crate) direction: u32,
     /// Of the last packet that a listening socket got: sequence and acknowledgement number.
     pub(crate) listen_numbers: u64,
     /// Of the last broadcast that was delivered: its data, and the socket that got it first.

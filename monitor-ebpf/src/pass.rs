@@ -88,6 +88,8 @@ fn pass<R: Reader>(
             (*last).skb = core::ptr::from_ref(skb) as u64;
             (*last).ports = watched.ports_key();
             (*last).slot = slot;
+            (*last).interface = skb.ifindex;
+            (*last).direction = direction as u32;
         }
     }
     if globals::LOG_ALLOWED.load() != 0 {

@@ -10,6 +10,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
+use crate::bpf::Hook;
 use crate::bpf::attach::{AttachError, Hooks, SharedStates};
 use crate::bpf::counters::Counters;
 use crate::bpf::facts::KernelFacts;
@@ -65,6 +66,12 @@ pub enum RunError {
     /// Interfaces cannot be followed.
     #[error(transparent)]
     Link(#[from] LinkError),
+    /// The kernel refused the program without which there is nothing to say.
+    #[error("{0}")]
+    Refused(String),
+    /// The metrics server ended by itself.
+    #[error("the metrics server ended: {0}")]
+    Server(String),
     /// The registry refused a metric.
     #[error("the metrics could not be registered: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -133,7 +140,7 @@ struct Prepared {
 ///
 /// # Errors
 ///
-/// What kept it from starting. Once it runs, it does not fail.
+/// What kept it from starting; once it runs, only that its metrics server ended.
 pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunError> {
     preflight::check(Path::new(btf::VMLINUX))?;
     let _instance = Instance::claim()?;
@@ -169,13 +176,16 @@ pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunErro
     for event in &first_events {
         interfaces.learn(event);
     }
-    attach(&mut hooks, &mut interfaces)?;
-
-    let (stop, stopped) = watch::channel(false);
     let site = Arc::new(Site {
         exporter: Exporter::new(Arc::clone(&source))?,
         states,
     });
+    if let Err(error) = attach(&mut hooks, &interfaces) {
+        clsact::remove(&hooks.detach_all());
+        return Err(error.into());
+    }
+
+    let (stop, stopped) = watch::channel(false);
     let mut server = tokio::spawn(http::serve(listener, site, stopping(stopped.clone())));
     let diagnostics =
         diagnostics.map(|diagnostics| tokio::spawn(diagnostics.run(stopping(stopped))));
@@ -185,6 +195,7 @@ pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunErro
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     tick.tick().await;
     let mut demand = false;
+    let mut failure = None;
     loop {
         tokio::select! {
             order = signals.next() => match order {
@@ -198,14 +209,15 @@ pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunErro
             () = packet_log.ready() => packet_log.drain(&source),
             _ = tick.tick() => {
                 report(&source, &mut packet_log, &mut demand);
+                interfaces.retry(&mut hooks);
             }
             result = &mut server => {
                 // It ends only when it cannot take connections at all.
-                if let Ok(Err(error)) = result {
-                    error!("the metrics server ended: {error}");
-                    break;
-                }
-                error!("the metrics server ended");
+                failure = Some(match result {
+                    Ok(Ok(())) => "without a reason".to_owned(),
+                    Ok(Err(error)) => error.to_string(),
+                    Err(error) => error.to_string(),
+                });
                 break;
             }
         }
@@ -218,7 +230,7 @@ pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunErro
     packet_log.finish().await;
     // Fails only where nobody listens any more.
     stop.send_replace(true);
-    if !server.is_finished()
+    if failure.is_none()
         && let Ok(Err(error)) = server.await
     {
         warn!("the metrics server ended: {error}");
@@ -228,7 +240,7 @@ pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunErro
     {
         warn!("the diagnostics of the kernel programs ended: {error}");
     }
-    Ok(())
+    failure.map_or(Ok(()), |why| Err(RunError::Server(why)))
 }
 
 async fn stopping(mut stopped: watch::Receiver<bool>) {
@@ -283,6 +295,9 @@ fn prepare(config: &Config) -> Result<Prepared, RunError> {
             verifier_log: config.verifier_log,
         },
     )?;
+    if let Some(why) = loaded.refused.get(&Hook::Drop) {
+        return Err(RunError::Refused(why.clone()));
+    }
     let mut tables = Tables::new(&mut loaded.ebpf)?;
     tables.set_ports(&config.traffics.port_table())?;
     tables.set_reasons(reasons.infos())?;
@@ -296,11 +311,13 @@ fn prepare(config: &Config) -> Result<Prepared, RunError> {
     let diagnostics = events::Diagnostics::new(&mut loaded.ebpf, config.bpf_log).map_err(
         system("the diagnostics of the kernel programs cannot be read"),
     )?;
+    let refused = loaded.refused.keys().copied().collect();
     let hooks = Hooks::new(loaded);
     let source = Arc::new(Source::new(
         counters,
         Arc::new(config.traffics.clone()),
         hooks.states(),
+        refused,
         Arc::new(reasons),
         info,
     ));
@@ -315,7 +332,7 @@ fn prepare(config: &Config) -> Result<Prepared, RunError> {
 
 /// Attaches everything. Only the drop hook is indispensable: what else fails is said, shows in
 /// `hook_attached`, and leaves its series out.
-fn attach(hooks: &mut Hooks, interfaces: &mut Interfaces) -> Result<(), AttachError> {
+fn attach(hooks: &mut Hooks, interfaces: &Interfaces) -> Result<(), AttachError> {
     interfaces.attach_all(hooks);
     let root = cgroup::open_root();
     let opened = root

@@ -46,6 +46,7 @@ pub struct Source {
     reload_successful: AtomicBool,
     lines_lost: AtomicU64,
     states: SharedStates,
+    refused: Vec<Hook>,
     reasons: Arc<ReasonTable>,
     kernel: KernelInfo,
 }
@@ -57,12 +58,13 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl Source {
-    /// A source over the counters of loaded programs.
+    /// A source over the counters of loaded programs; `refused` are the hooks without a program.
     #[must_use]
     pub fn new(
         counters: Counters,
         traffics: Arc<Traffics>,
         states: SharedStates,
+        refused: Vec<Hook>,
         reasons: Arc<ReasonTable>,
         kernel: KernelInfo,
     ) -> Self {
@@ -74,6 +76,7 @@ impl Source {
             reload_successful: AtomicBool::new(true),
             lines_lost: AtomicU64::new(0),
             states,
+            refused,
             reasons,
             kernel,
         }
@@ -176,10 +179,20 @@ impl Source {
                 .iter()
                 .any(|((wanted, _), state)| *wanted == hook && state.is_ok())
         };
+        // Of a hook that belongs to interfaces, none may be there yet: its series are, at 0, as long as
+        // nothing says that it cannot be attached.
+        let possible = |hook: Hook| {
+            let mut wanted = states
+                .iter()
+                .filter(|((wanted, _), _)| *wanted == hook)
+                .peekable();
+            !self.refused.contains(&hook)
+                && (wanted.peek().is_none() || wanted.any(|(_, state)| state.is_ok()))
+        };
         let measured = packets::Measured {
             drop: attached(Hook::Drop),
             deliver: attached(Hook::Deliver),
-            egress: attached(Hook::Egress),
+            egress: possible(Hook::Egress),
         };
         let mut families = packets::families(
             &snapshot,
@@ -192,8 +205,8 @@ impl Source {
         drop(interfaces);
         families.push(packets::fragments(
             &snapshot,
-            attached(Hook::Ingress),
-            attached(Hook::Egress) || attached(Hook::Drop),
+            possible(Hook::Ingress),
+            measured.egress || measured.drop,
         ));
         families.extend(families::hooks(&states));
         families.extend(families::maps(&snapshot));

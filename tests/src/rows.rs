@@ -19,7 +19,7 @@ pub struct Port {
     pub number: u16,
 }
 
-/// The ports of design.md section 2.
+/// The built-in ports.
 pub const PORTS: [Port; 4] = [
     Port {
         traffic: "do_peer",

@@ -1,6 +1,6 @@
 //! Scenes: what stands in the way of the packets, and how the daemon has to count them.
 //!
-//! Reasons and places are those of kernel.md's tables as this kernel gives them; a scene that the
+//! Reasons and places are those that this kernel gives; a scene that the
 //! kernel treats in a way of its own builds its plan itself.
 
 mod allowed;

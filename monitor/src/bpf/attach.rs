@@ -102,6 +102,8 @@ struct Interface {
     wanted: Wanted,
     /// Held for their drop, which detaches.
     _links: Vec<SchedClassifierLink>,
+    /// Whether every hook that is wanted is attached.
+    complete: bool,
 }
 
 /// The attached programs.
@@ -207,7 +209,9 @@ impl Hooks {
     ///
     /// The first hook that failed. The others are attached all the same.
     pub fn attach_interface(&mut self, index: u32, wanted: Wanted) -> Result<(), AttachError> {
-        if let Some(interface) = self.interfaces.get_mut(&index) {
+        if let Some(interface) = self.interfaces.get_mut(&index)
+            && interface.complete
+        {
             if interface.wanted == wanted {
                 return Ok(());
             }
@@ -228,6 +232,15 @@ impl Hooks {
             }
         }
         self.detach_interface(index);
+        // Attaching goes by name, and names move: a device may have been renamed since it was told of.
+        let found = nix::net::if_::if_nametoindex(wanted.name.as_str());
+        if found != Ok(index) {
+            return Err(AttachError {
+                hook: Hook::Egress,
+                place: format!("of {} ", wanted.name),
+                why: "the name belongs to no interface, or to another one by now".to_owned(),
+            });
+        }
         let mut hooks = vec![(Hook::Egress, TcAttachType::Egress)];
         if wanted.ingress {
             hooks.push((Hook::Ingress, TcAttachType::Ingress));
@@ -255,9 +268,17 @@ impl Hooks {
             Interface {
                 wanted,
                 _links: links,
+                complete: first_error.is_none(),
             },
         );
         first_error.map_or(Ok(()), Err)
+    }
+
+    /// The interfaces of which some hook could not be attached.
+    #[must_use]
+    pub fn incomplete(&self) -> Vec<u32> {
+        let incomplete = self.interfaces.iter().filter(|(_, i)| !i.complete);
+        incomplete.map(|(index, _)| *index).collect()
     }
 
     /// Detaches an interface, or forgets one that is gone.

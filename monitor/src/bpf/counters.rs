@@ -10,7 +10,7 @@ use aya::programs::ProgramFd;
 use monitor_common::counter::{Count, SLOTS, Slot};
 use monitor_common::drop::{DropKey, Group, MAX_DROP_KEYS};
 use monitor_common::event::loss;
-use monitor_common::interface::{InterfaceCount, MAX_INTERFACES};
+use monitor_common::interface::{InterfaceCount, MAX_INTERFACES, NO_INTERFACE, OTHER_INTERFACES};
 use thiserror::Error;
 
 use super::tables::{TableError, take};
@@ -120,10 +120,24 @@ impl Counters {
     ///
     /// Where the object lacks one.
     pub fn new(ebpf: &mut Ebpf) -> Result<Self, TableError> {
+        let mut interfaces: PerCpuHashMap<MapData, u32, InterfaceCount> =
+            take(ebpf, "INTERFACE_COUNTS")?;
+        // These two must have room whatever comes: where the map is full, the second takes it.
+        for index in [NO_INTERFACE, OTHER_INTERFACES] {
+            let written = |source| TableError::Write {
+                map: "INTERFACE_COUNTS",
+                source,
+            };
+            let cpus =
+                aya::util::nr_cpus().map_err(|(_, error)| written(MapError::IoError(error)))?;
+            let zeros = PerCpuValues::try_from(vec![InterfaceCount::default(); cpus])
+                .map_err(|error| written(MapError::IoError(error)))?;
+            interfaces.insert(index, zeros, 0).map_err(written)?;
+        }
         Ok(Self {
             allowed: take(ebpf, "ALLOWED")?,
             drops: take(ebpf, "DROPS")?,
-            interfaces: take(ebpf, "INTERFACE_COUNTS")?,
+            interfaces,
             fragments: take(ebpf, "FRAGMENTS")?,
             losses: take(ebpf, "LOSSES")?,
             drop_program: ebpf

@@ -114,6 +114,23 @@ impl Interfaces {
         }
     }
 
+    /// Tries again what could not be attached.
+    pub(super) fn retry(&self, hooks: &mut Hooks) {
+        for index in hooks.incomplete() {
+            let Some(interface) = self.known.get(&index) else {
+                continue;
+            };
+            let Some(wanted) = wanted(&self.filter, interface) else {
+                continue;
+            };
+            match hooks.attach_interface(index, wanted) {
+                Ok(()) => info!("interface {} is watched now", interface.name),
+                // Said as a warning when it happened first.
+                Err(error) => debug!("{error}"),
+            }
+        }
+    }
+
     /// Takes a change into tables and attachments.
     pub(super) fn follow(&mut self, hooks: &mut Hooks, event: LinkEvent) {
         let new = matches!(&event, LinkEvent::Link(interface) if !self.known.contains_key(&interface.index));

@@ -22,8 +22,8 @@ const LINGER: Duration = Duration::from_secs(30);
 #[derive(Debug, Default)]
 pub struct InterfaceNames {
     names: BTreeMap<u32, String>,
-    /// Those with series of their own. One that came when there were too many stays in `other` for
-    /// good: moving it would make `other` go back.
+    /// Those with series of their own. One that came when there were too many, or unwatched, stays in
+    /// `other` for good: moving it would make `other` go back.
     named: BTreeSet<u32>,
     gone: Vec<(u32, Instant)>,
     /// What interfaces counted that are no longer in the map.
@@ -43,13 +43,14 @@ fn add(sum: &mut InterfaceCount, count: &InterfaceCount) {
 
 impl InterfaceNames {
     pub(super) fn set(&mut self, index: u32, name: &str, watched: bool) {
-        if let Some(old) = self.names.insert(index, name.to_owned())
-            && old != name
-        {
-            self.floors.retain(|(floor, _, _), _| *floor != old);
-        }
-        if watched && self.named.len() < MAX_NAMED {
-            self.named.insert(index);
+        match self.names.insert(index, name.to_owned()) {
+            Some(old) if old != name => self.floors.retain(|(floor, _, _), _| *floor != old),
+            Some(_) => {}
+            None => {
+                if watched && self.named.len() < MAX_NAMED {
+                    self.named.insert(index);
+                }
+            }
         }
     }
 
