@@ -32,6 +32,8 @@ pub(crate) struct Built {
     pub(crate) target: String,
     /// Its kind: `lib`, `bin`, `test` and so on.
     pub(crate) kind: String,
+    /// Whether it holds tests: cargo also builds the plain binaries beside them.
+    pub(crate) is_test: bool,
     /// The program, an absolute path.
     pub(crate) program: PathBuf,
 }
@@ -48,6 +50,7 @@ impl Built {
                 .into(),
             target: text(&message["target"]["name"])?,
             kind: text(&message["target"]["kind"][0])?,
+            is_test: message["profile"]["test"].as_bool()?,
         })
     }
 }
@@ -112,7 +115,8 @@ mod tests {
     #[test]
     fn a_program_is_read_and_the_rest_is_not() {
         let line = r#"{"reason":"compiler-artifact","manifest_path":"/w/tests/Cargo.toml",
-            "target":{"kind":["test"],"name":"conformance"},"executable":"/w/target/c-1"}"#;
+            "target":{"kind":["test"],"name":"conformance"},"profile":{"test":true},
+            "executable":"/w/target/c-1"}"#;
         let built = Built::parse(line).unwrap();
         assert_eq!(built.package, Path::new("/w/tests"));
         assert_eq!(
@@ -120,6 +124,9 @@ mod tests {
             ("conformance", "test")
         );
         assert_eq!(built.program, Path::new("/w/target/c-1"));
+        assert!(built.is_test);
+        let plain = Built::parse(&line.replace("true", "false")).unwrap();
+        assert!(!plain.is_test);
         assert_eq!(
             Built::parse(&line.replace("\"/w/target/c-1\"", "null")),
             None

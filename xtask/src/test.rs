@@ -17,6 +17,7 @@ use crate::{
     libtest::{Report, Tally},
     packages,
     setup::{self, Needs},
+    vm,
 };
 
 /// Arguments of the task.
@@ -57,7 +58,9 @@ pub(crate) fn test(options: &Options) -> Result<bool> {
     let start = Instant::now();
     let built = build::daemon().and_then(|daemon| {
         // Never `--workspace`: the default members leave out the kernel programs.
-        Ok((daemon, build::build(&["test", "--no-run", "--locked"])?))
+        let mut programs = build::build(&["test", "--no-run", "--locked"])?;
+        programs.retain(|program| program.is_test);
+        Ok((daemon, programs))
     });
     tally.phase("build", start);
     match built {
@@ -112,6 +115,16 @@ fn run_all(
         run_program(program, &mut command, options, tally)?;
     }
     tally.phase("integration tests", start);
+
+    // The same tests on an older kernel, the short version: other kernels differ where it hurts.
+    let conformance = programs
+        .iter()
+        .find(|program| program.package == lab && program.target == "conformance");
+    if options.names.is_empty()
+        && let Some(conformance) = conformance
+    {
+        vm::core(daemon, &conformance.program, tally)?;
+    }
     Ok(())
 }
 

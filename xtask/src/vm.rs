@@ -73,6 +73,21 @@ pub(crate) fn vm_test(options: &Options) -> Result<bool> {
     Ok(tally.close())
 }
 
+/// The short version, as a part of `cargo xtask test`: the core tests on every kernel, with programs
+/// that are built already.
+///
+/// # Errors
+///
+/// When a core test is gone. A kernel that cannot be had or does not boot is a failure that is counted.
+pub(crate) fn core(daemon: &Path, conformance: &Path, tally: &mut Tally) -> Result<()> {
+    let programs = Programs {
+        daemon: daemon.into(),
+        conformance: conformance.into(),
+    };
+    let tests = rows::chosen(&programs.tests()?, &[])?;
+    run(&kernels::chosen(&[])?, &programs, &tests, tally)
+}
+
 /// The programs that are tested and that test.
 #[derive(Debug)]
 struct Programs {

@@ -175,7 +175,6 @@ const ROWS: &[Row] = &[
         Group::Before,
         &[
             "__netif_receive_skb_core",
-            "do_xdp_generic",
             "netif_receive_generic_xdp",
             "ip_finish_output",
             "ip6_finish_output",

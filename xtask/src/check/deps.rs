@@ -14,8 +14,9 @@ use serde_json::Value;
 use super::licence;
 use crate::{build::root, cmd};
 
-/// The only place besides this workspace that code may come from, as cargo names it.
-const CRATES_IO: &str = "registry+https://github.com/rust-lang/crates.io-index";
+/// What cargo's name of a registry begins with: besides this workspace, code comes from the one that
+/// cargo uses by default, and not from repositories.
+const REGISTRY: &str = "registry+";
 
 /// Crates that may be there in more than one version: a line each, the name and the reason.
 const DUPLICATES: &str = "xtask/duplicates.txt";
@@ -57,6 +58,10 @@ pub(super) fn check() -> Result<()> {
     let list = fs::read_to_string(&list).with_context(|| list.display().to_string())?;
 
     let mut problems: Vec<_> = packages.iter().filter_map(|p| p.problem().err()).collect();
+    let sources: BTreeSet<_> = packages.iter().filter_map(|p| p.source.as_ref()).collect();
+    if sources.len() > 1 {
+        problems.push(anyhow::anyhow!("code comes from {sources:?}, not from one"));
+    }
     problems.extend(
         duplicates(&packages, &list)
             .into_iter()
@@ -70,7 +75,7 @@ pub(super) fn check() -> Result<()> {
         bail!("{} problems\n{}", lines.len(), lines.join("\n"));
     }
     println!(
-        "{} packages, all from crates.io or this workspace, licences allowed",
+        "{} packages, all from one registry or this workspace, licences allowed",
         packages.len()
     );
     Ok(())
@@ -96,7 +101,7 @@ impl Package {
             licence,
         } = self;
         if let Some(source) = source
-            && source != CRATES_IO
+            && !source.starts_with(REGISTRY)
         {
             bail!("{name} {version} comes from {source}");
         }
@@ -155,7 +160,7 @@ mod tests {
         Package {
             name: name.to_owned(),
             version: version.to_owned(),
-            source: Some(CRATES_IO.to_owned()),
+            source: Some("registry+https://example.org/index".to_owned()),
             licence: Some("MIT".to_owned()),
         }
     }
