@@ -146,6 +146,14 @@ const ROWS: &[Row] = &[
             "rawv6_rcv_skb",
         ],
     ),
+    // What receive offload had chained to a packet goes with it, read or not, and was counted with it.
+    // Seen on 6.1, where the call in between is inlined; newer kernels know that it was consumed.
+    row(
+        Kernels::All,
+        Class::Unspecified,
+        Group::Ignored,
+        &["skb_release_data"],
+    ),
     // A frame for somebody else on a promiscuous port ends here, and so does one with a bad IP
     // header, which is therefore not seen on these kernels.
     row(

@@ -48,6 +48,9 @@ const MODULES: [&str; 14] = [
     "kernel/drivers/net/veth.ko",
 ];
 
+/// Who is there. tcpdump gives its privileges up for a user of its own.
+const USERS: &str = "root:x:0:0::/root:/bin/sh\ntcpdump:x:100:100::/:/bin/false\n";
+
 /// The last line of the guest's report, up to the exit code.
 const END: &str = "peerwatch guest: the tests ended with ";
 
@@ -113,6 +116,7 @@ pub(super) fn write(
     // Where the kernel looks for it.
     archive.link(Path::new("/usr/sbin/modprobe"), "../bin/busybox")?;
     add_modules(&mut archive, kernel)?;
+    archive.file(Path::new("/etc/passwd"), USERS.as_bytes())?;
     archive.file(Path::new("/tests"), tests.join("\n").as_bytes())?;
     archive.program(Path::new("/init"), INIT.as_bytes())?;
     archive.finish()?;
