@@ -84,7 +84,6 @@ const TEST_TOOLS: [Tool; 16] = [
         "qemu-system-x86",
         "boots other kernels",
     ),
-    tool("cpio", "cpio", "packs their initial file system"),
     tool("xz", "xz-utils", "unpacks their modules"),
     tool("zstd", "zstd", "unpacks their modules"),
     tool("busybox", "busybox-static", "the shell in there"),
