@@ -144,6 +144,8 @@ impl Counted {
             fragments: snapshot.fragments,
             passed: passed
                 .map(|(index, count)| (*index, count.passed))
+                // Some entries are there from the start.
+                .filter(|(_, passed)| passed.iter().any(|packets| *packets > 0))
                 .collect(),
             lost: snapshot.losses.iter().sum(),
         })
