@@ -51,7 +51,7 @@ const fn unpacked(program: &'static str, package: &'static str, why: &'static st
 }
 
 /// What the tests start. The daemon itself needs none of these.
-const TEST_TOOLS: [Tool; 16] = [
+const TEST_TOOLS: [Tool; 15] = [
     tool("ip", "iproute2", "makes network namespaces and their links"),
     tool(
         "tc",
