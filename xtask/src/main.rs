@@ -7,6 +7,7 @@ mod cmd;
 mod demo;
 mod libtest;
 mod linker;
+mod mirror;
 mod packages;
 mod prereq;
 mod run;
