@@ -82,7 +82,12 @@ impl Tally {
 
     /// Takes note of how long a part took.
     pub(crate) fn phase(&mut self, name: &str, start: Instant) {
-        self.phases.push((name.to_owned(), start.elapsed()));
+        self.took(name, start.elapsed());
+    }
+
+    /// As [`Tally::phase`], for a part that ran beside others.
+    pub(crate) fn took(&mut self, name: &str, time: Duration) {
+        self.phases.push((name.to_owned(), time));
     }
 
     /// How many there were, passed and failed.

@@ -51,7 +51,11 @@ impl Repository {
     }
 
     /// The mirror that the environment names, then those of apt's configuration.
-    fn mirrors(self) -> Result<Vec<String>> {
+    ///
+    /// # Errors
+    ///
+    /// When apt fails.
+    pub(crate) fn mirrors(self) -> Result<Vec<String>> {
         let named = env::var(self.variable()).ok();
         if !packages::is_debian_like() {
             return Ok(named.into_iter().collect());

@@ -28,7 +28,7 @@ pub(crate) struct Options {
     /// Leave namespaces of integration tests in place, and say how to enter them
     #[arg(long)]
     keep_lab: bool,
-    /// Also run the tests that take minutes (those that are ignored otherwise)
+    /// Also run what takes long: tests that are ignored otherwise, and all tests on all kernels
     #[arg(long)]
     long: bool,
     /// Show what the kernel's verifier says when a program loads
@@ -116,14 +116,14 @@ fn run_all(
     }
     tally.phase("integration tests", start);
 
-    // The same tests on an older kernel, the short version: other kernels differ where it hurts.
+    // The same tests on other kernels: they differ where it hurts.
     let conformance = programs
         .iter()
         .find(|program| program.package == lab && program.target == "conformance");
     if options.names.is_empty()
         && let Some(conformance) = conformance
     {
-        vm::core(daemon, &conformance.program, tally)?;
+        vm::part_of_test(daemon, &conformance.program, options.long, tally)?;
     }
     Ok(())
 }

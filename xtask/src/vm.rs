@@ -8,6 +8,7 @@ mod archive;
 mod guest;
 mod kernels;
 mod machine;
+mod newer;
 mod rows;
 mod table;
 
@@ -15,6 +16,8 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -35,6 +38,12 @@ pub(crate) struct Options {
     /// Only this kernel (as in xtask/kernels.toml; may be repeated)
     #[arg(long = "kernel", value_name = "NAME")]
     kernels: Vec<String>,
+    /// All conformance tests, in place of the core tests
+    #[arg(long, conflicts_with = "names")]
+    all: bool,
+    /// Boot nothing: print what the archive has now, in the form of xtask/kernels.toml
+    #[arg(long, conflicts_with_all = ["names", "all"])]
+    newer: bool,
     /// Tests whose name contains one of these, in place of the core tests
     #[arg(value_name = "TEST")]
     names: Vec<String>,
@@ -56,6 +65,9 @@ const TEST: Duration = Duration::from_secs(20);
 pub(crate) fn vm_test(options: &Options) -> Result<bool> {
     let mut tally = Tally::default();
     let pins = kernels::chosen(&options.kernels)?;
+    if options.newer {
+        return newer::print(&pins).map(|()| true);
+    }
     let start = Instant::now();
     setup::setup(Needs {
         tools: true,
@@ -66,26 +78,42 @@ pub(crate) fn vm_test(options: &Options) -> Result<bool> {
     println!("== build");
     let start = Instant::now();
     let programs = Programs::build()?;
-    let tests = rows::chosen(&programs.tests()?, &options.names)?;
+    let tests = if options.all {
+        programs.tests()?
+    } else {
+        rows::chosen(&programs.tests()?, &options.names)?
+    };
     tally.phase("build", start);
 
     run(&pins, &programs, &tests, &mut tally)?;
     Ok(tally.close())
 }
 
-/// The short version, as a part of `cargo xtask test`: the core tests on every kernel, with programs
-/// that are built already.
+/// As a part of `cargo xtask test`, with programs that are built already: the core tests on the kernels
+/// that are marked for it, or all tests on all kernels.
 ///
 /// # Errors
 ///
 /// When a core test is gone. A kernel that cannot be had or does not boot is a failure that is counted.
-pub(crate) fn core(daemon: &Path, conformance: &Path, tally: &mut Tally) -> Result<()> {
+pub(crate) fn part_of_test(
+    daemon: &Path,
+    conformance: &Path,
+    long: bool,
+    tally: &mut Tally,
+) -> Result<()> {
     let programs = Programs {
         daemon: daemon.into(),
         conformance: conformance.into(),
     };
-    let tests = rows::chosen(&programs.tests()?, &[])?;
-    run(&kernels::chosen(&[])?, &programs, &tests, tally)
+    let all = programs.tests()?;
+    let mut pins = kernels::chosen(&[])?;
+    let tests = if long {
+        all
+    } else {
+        pins.retain(|pin| pin.short);
+        rows::chosen(&all, &[])?
+    };
+    run(&pins, &programs, &tests, tally)
 }
 
 /// The programs that are tested and that test.
@@ -130,32 +158,62 @@ impl Programs {
     }
 }
 
-/// Runs the tests on one kernel after the other, prints the table, and adds the results up.
+/// How many machines run at once.
+const SIDE_BY_SIDE: usize = 2;
+
+/// What came of one kernel.
+struct Ended {
+    outcomes: BTreeMap<String, Outcome>,
+    error: Option<anyhow::Error>,
+    time: Duration,
+}
+
+/// Runs the tests on all kernels, prints the table, and adds the results up.
 fn run(pins: &[Pin], programs: &Programs, tests: &[String], tally: &mut Tally) -> Result<()> {
     let folder = build::root()?.join("target/vm");
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let next = AtomicUsize::new(0);
+    let worker = || {
+        let mut ended = Vec::new();
+        while let index = next.fetch_add(1, Ordering::Relaxed)
+            && let Some(pin) = pins.get(index)
+        {
+            ended.push((index, run_one(pin, programs, tests, &folder)));
+        }
+        ended
+    };
+    let mut ended = BTreeMap::new();
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..SIDE_BY_SIDE).map(|_| scope.spawn(worker)).collect();
+        for worker in workers {
+            match worker.join() {
+                Ok(of_one) => ended.extend(of_one),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+    });
     let mut columns = Vec::new();
-    for pin in pins {
-        println!(
-            "== kernel {} ({} {}), {} tests",
-            pin.name,
-            pin.package,
-            pin.version,
-            tests.len()
-        );
-        let start = Instant::now();
-        let mut outcomes = BTreeMap::new();
-        let result = run_one(pin, programs, tests, &folder, &mut outcomes);
-        tally.phase(&format!("kernel {}", pin.name), start);
-        if let Err(error) = &result {
+    for (index, pin) in pins.iter().enumerate() {
+        let Ended {
+            outcomes,
+            error,
+            time,
+        } = ended.remove(&index).context("a kernel without a result")?;
+        tally.took(&format!("kernel {}", pin.name), time);
+        if let Some(error) = &error {
             eprintln!("error: kernel {}: {error:#}", pin.name);
         }
         // A test without an outcome did not run, which is no success.
-        let passed = |test: &String| outcomes.get(test) == Some(&Outcome::Passed);
         for test in tests {
-            tally.one(&format!("kernel {}: {test}", pin.name), passed(test));
+            let name = || format!("kernel {}: {test}", pin.name);
+            match outcomes.get(test) {
+                Some(Outcome::Passed) => tally.one(&name(), true),
+                Some(Outcome::Ignored) => {}
+                Some(Outcome::Failed) | None => tally.one(&name(), false),
+            }
         }
-        if result.is_err() && tests.iter().all(passed) {
+        let bad = |test: &String| matches!(outcomes.get(test), Some(Outcome::Failed) | None);
+        if error.is_some() && !tests.iter().any(bad) {
             tally.one(&format!("kernel {}: its end", pin.name), false);
         }
         columns.push((pin.name.as_str(), outcomes));
@@ -164,13 +222,32 @@ fn run(pins: &[Pin], programs: &Programs, tests: &[String], tally: &mut Tally) -
     Ok(())
 }
 
+/// Boots one kernel and runs the tests there.
+fn run_one(pin: &Pin, programs: &Programs, tests: &[String], folder: &Path) -> Ended {
+    println!(
+        "== kernel {} ({}, {}), {} tests",
+        pin.name,
+        pin.distribution,
+        pin.version,
+        tests.len()
+    );
+    let start = Instant::now();
+    let mut outcomes = BTreeMap::new();
+    let result = boot(pin, programs, tests, folder, &mut outcomes);
+    Ended {
+        outcomes,
+        error: result.err(),
+        time: start.elapsed(),
+    }
+}
+
 /// Boots one kernel and runs the tests there. What they said is in `outcomes`, whatever the result.
 ///
 /// # Errors
 ///
 /// When the kernel cannot be had, or the guest did not come to its end, or ended as it should not
 /// although no test failed: with the end of what its console said.
-fn run_one(
+fn boot(
     pin: &Pin,
     programs: &Programs,
     tests: &[String],
@@ -188,7 +265,7 @@ fn run_one(
         deadline: BOOT + TEST * count,
     };
     let mut said = String::new();
-    let ended = machine.run(&mut said);
+    let ended = machine.run(&pin.name, &mut said);
     *outcomes = table::outcomes(&said);
     ended?;
     let failed = outcomes.values().any(|outcome| *outcome == Outcome::Failed);

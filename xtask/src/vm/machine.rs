@@ -34,12 +34,13 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    /// Runs it to its end. Shows what it writes to its second serial port, and adds it to `said`.
+    /// Runs it to its end. Shows what it writes to its second serial port, behind its name, and adds it
+    /// to `said`.
     ///
     /// # Errors
     ///
     /// When QEMU does not start or fails, or the deadline passes; the guest is ended then.
-    pub(super) fn run(&self, said: &mut String) -> Result<()> {
+    pub(super) fn run(&self, name: &str, said: &mut String) -> Result<()> {
         let mut command = self.command();
         let mut child = command
             .spawn()
@@ -59,7 +60,7 @@ impl Machine {
         let in_time = loop {
             match lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
                 Ok(line) => {
-                    writeln!(std::io::stdout(), "{line}")?;
+                    writeln!(std::io::stdout(), "{name:>5} | {line}")?;
                     said.push_str(&line);
                     said.push('\n');
                 }
@@ -107,7 +108,9 @@ impl Machine {
         command
             // Software emulation, also where there is hardware support: the same everywhere, and a
             // guest inside a guest fails in ways of its own.
-            .args(["-accel", "tcg,thread=multi", "-cpu", "max"])
+            .args(["-accel", "tcg,thread=multi"])
+            // QEMU 7.2 spoils the flags of cmpxchg16b, with which newer kernels allocate memory.
+            .args(["-cpu", "max,cx16=off"])
             .args(["-machine", "q35", "-smp", "2", "-m", "1024M"])
             .args(["-nodefaults", "-no-user-config", "-display", "none"])
             // A panic and the end of the guest's work are both a reboot, and so the end of QEMU.
