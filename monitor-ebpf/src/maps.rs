@@ -73,8 +73,10 @@ pub(crate) struct Last {
     pub(crate) interface: u32,
     /// In which direction.
     pub(crate) direction: u32,
-    /// Of the last packet that a listening socket got: sequence and acknowledgement number.
+    /// Of the last acknowledgement that a listening socket got: sequence and acknowledgement number.
     pub(crate) listen_numbers: u64,
+    /// Of the last SYN that a listening socket got: the same.
+    pub(crate) syn_numbers: u64,
     /// Of the last broadcast that was delivered: its data, and the socket that got it first.
     pub(crate) fan_data: u64,
     /// See `fan_data`.

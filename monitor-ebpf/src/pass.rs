@@ -273,10 +273,14 @@ fn is_repeated<R: Reader>(
         let Some(tcp) = reader.get::<TcpStart>(headers.transport) else {
             return false;
         };
-        if tcp.flags.flags & (TCP_SYN | TCP_ACK) != TCP_ACK {
+        let numbers = tcp.numbers_key();
+        let kind = tcp.flags.flags & (TCP_SYN | TCP_ACK);
+        if kind == TCP_SYN {
+            last.syn_numbers = numbers;
+        }
+        if kind != TCP_ACK {
             return false;
         }
-        let numbers = tcp.numbers_key();
         let same = last.skb == core::ptr::from_ref(skb) as u64
             && last.ports == watched.ports_key()
             && last.listen_numbers == numbers;

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::net::IpAddr;
 
+use crate::kernel;
 use crate::packet::Protocol;
 use crate::scrape::{Counts, Series};
 
@@ -145,7 +146,13 @@ impl Expected {
         self.add("interface_packets_total", &labels, count);
     }
 
+    /// `reason` is what kernels with reasons give.
     fn reason(&mut self, metric: &str, kind: Kind, class: &str, reason: &str, count: u64) {
+        let reason = if kernel::gives_reasons() {
+            reason
+        } else {
+            kernel::UNAVAILABLE
+        };
         let mut labels: Vec<(&str, &str)> = kind.labels();
         labels.extend([("class", class), ("reason", reason)]);
         self.add(metric, &labels, count);

@@ -9,6 +9,7 @@ pub mod case;
 pub mod daemon;
 pub mod expect;
 pub mod helper;
+pub mod kernel;
 pub mod lab;
 pub mod lifecycle;
 pub mod netns;

@@ -2,14 +2,14 @@
 
 use monitor_common::drop::{Class, MAX_PLACES, PLACE_CERTAIN, PLACE_TCP_RECEIVE, ReasonInfo};
 use monitor_common::interface::NO_INTERFACE;
-use monitor_common::packet::{Headers, Reader, TCP_FLAGS_OFFSET, TcpFlags, blur};
+use monitor_common::packet::{Headers, Reader, TcpStart, blur};
 
 use super::locate::Where;
-use super::{AFTER, ALLOWED, BEFORE, Freed, IGNORED};
+use super::{AFTER, ALLOWED, BEFORE, Freed, IGNORED, SUBTRACT};
 use crate::globals;
 use crate::kernel::probe;
 use crate::kernel::skb::HeadReader;
-use crate::maps::PLACE_TABLE;
+use crate::maps::{LAST, PLACE_TABLE};
 
 /// `net/tcp_states.h`
 const TCP_TIME_WAIT: u8 = 6;
@@ -69,6 +69,15 @@ fn search(location: u64) -> Option<Found> {
     })
 }
 
+/// Whether this SYN is the last one that a listening socket got on this CPU.
+#[inline(always)]
+fn was_delivered(tcp: TcpStart) -> bool {
+    match LAST.get(0) {
+        Some(last) => last.syn_numbers == tcp.numbers_key(),
+        None => false,
+    }
+}
+
 /// Rule P: where the reason alone cannot tell a drop before the verdict from a loss after it.
 /// Gives the group and the class.
 #[inline(always)]
@@ -90,6 +99,10 @@ pub(super) fn decide(
     // What follows a socket's own reasons needs no place: the rest is for the unclear ones.
     if info.group == AFTER {
         return (AFTER, info.class);
+    }
+    // Without reasons a classifier's drop looks like one of the queue, but for its place.
+    if place.group == SUBTRACT {
+        return (SUBTRACT, class(place.class));
     }
     // 1. At a link header, and not on the device that it came in on: past tc egress.
     if freed.skb.is_at_link_header() && (at.incoming == 0 || at.incoming != at.interface) {
@@ -113,9 +126,18 @@ pub(super) fn decide(
                 _ => (AFTER, Class::Protocol.code()),
             };
         }
-        let flags = reader.get::<TcpFlags>(headers.transport + TCP_FLAGS_OFFSET);
-        return match flags {
-            Some(flags) if flags.flags & FIN_SYN_RST_ACK == SYN => (AFTER, Class::Protocol.code()),
+        return match reader.get::<TcpStart>(headers.transport) {
+            Some(tcp) if tcp.flags.flags & FIN_SYN_RST_ACK == SYN => {
+                // Repeated, and known to a request socket already. Or, where the kernel gives no reasons,
+                // a SYN to a closed port, which no socket got.
+                if globals::HAS_REASON.load() != 0 || was_delivered(tcp) {
+                    (AFTER, Class::Protocol.code())
+                } else {
+                    (place.group, place.class)
+                }
+            }
+            // Most likely a TIME_WAIT socket took it: with reasons, a closed port would have one. Without
+            // them nothing tells one from the other.
             _ => (ALLOWED, Class::Protocol.code()),
         };
     }
