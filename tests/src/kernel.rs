@@ -36,12 +36,6 @@ pub fn gives_reasons() -> bool {
     is_at_least(5, 17)
 }
 
-/// Whether tc programs are attached by links (TCX): Linux 6.6 and later. Older ones have filters only.
-#[must_use]
-pub fn has_tcx() -> bool {
-    is_at_least(6, 6)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -35,6 +35,10 @@ pub enum Net {
     Tun = 30,
     /// Behind an interface of the gateway that comes and goes.
     Passing = 31,
+    /// On a device towards the peer that only some kernels have.
+    ExtraLan = 32,
+    /// The same towards the server.
+    ExtraWan = 33,
 }
 
 /// Host number of the gateway in each network.

@@ -5,7 +5,7 @@ mod bulk;
 mod connections;
 mod foreign;
 mod fragments;
-mod interfaces;
+pub(crate) mod interfaces;
 mod probe;
 mod service;
 mod tunnel;

@@ -63,6 +63,8 @@ pub struct Packet {
     pub tcp_flags: u8,
     /// TCP sequence number.
     pub sequence: u32,
+    /// TCP acknowledgement number.
+    pub acknowledgement: u32,
     /// IPv4 options, or IPv6 hop-by-hop and destination options.
     pub extra_headers: bool,
     /// Spoils the transport checksum.
@@ -82,6 +84,7 @@ impl Packet {
             payload: if protocol == Protocol::Udp { 16 } else { 0 },
             tcp_flags: flags::SYN,
             sequence: 0x0102_0304_u32.wrapping_mul(u32::from(source.1) | 1),
+            acknowledgement: 0,
             extra_headers: false,
             bad_checksum: false,
         }
@@ -96,7 +99,7 @@ impl Packet {
         let checksum_at = match self.protocol {
             Protocol::Tcp => {
                 segment.extend(self.sequence.to_be_bytes());
-                segment.extend([0; 4]);
+                segment.extend(self.acknowledgement.to_be_bytes());
                 // Header of five words, flags, window, checksum, urgent pointer.
                 segment.extend([5 << 4, self.tcp_flags, 0xff, 0xff, 0, 0, 0, 0]);
                 16

@@ -58,12 +58,17 @@ pub struct Row {
 }
 
 impl Row {
-    /// `direction/scene/port/family`.
+    /// `direction/scene/port/family`; `vm/scene/…` where the scene needs what many kernels are built
+    /// without.
     #[must_use]
     pub fn name(&self) -> String {
+        let group = match self.scene.needs {
+            Some(feature) if feature.since().is_none() => "vm",
+            _ => self.scene.way.direction(),
+        };
         format!(
             "{}/{}/{}{}/{}",
-            self.scene.way.direction(),
+            group,
             self.scene.name,
             self.port.protocol.name(),
             self.port.number,
@@ -92,7 +97,7 @@ pub fn all() -> Vec<Row> {
     for scene in SCENES.iter().copied().flatten() {
         for port in PORTS {
             for family in [Family::V4, Family::V6] {
-                if scene.limits.allow(port.protocol, family) {
+                if scene.limits.allow(port, family) {
                     rows.push(Row {
                         scene,
                         port,

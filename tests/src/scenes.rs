@@ -8,6 +8,7 @@ mod netfilter;
 mod programs;
 mod socket;
 mod stack;
+mod vm;
 
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -17,10 +18,12 @@ use anyhow::{Context, Result, ensure};
 use crate::bpf::{DenyingCgroup, Place, Side, tcx_drop, xdp_drop};
 use crate::case::{Case, Plan, Shape, Way};
 use crate::expect::{Expected, Family};
+use crate::feature::Feature;
 use crate::helper::{Helper, Task};
 use crate::lab::Lab;
 use crate::netns::{NetNs, run};
 use crate::packet::Protocol;
+use crate::rows::Port;
 
 /// All scenes, by file.
 pub const SCENES: &[&[Scene]] = &[
@@ -30,6 +33,14 @@ pub const SCENES: &[&[Scene]] = &[
     programs::SCENES,
     socket::SCENES,
     stack::SCENES,
+    vm::bond::SCENES,
+    vm::conntrack::SCENES,
+    vm::flowtable::SCENES,
+    vm::netem::SCENES,
+    vm::queue::SCENES,
+    vm::tc::SCENES,
+    vm::vlan::SCENES,
+    vm::wireguard::SCENES,
 ];
 
 /// For which protocols and families a scene means something.
@@ -37,35 +48,59 @@ pub const SCENES: &[&[Scene]] = &[
 pub struct Limits {
     protocol: Option<Protocol>,
     family: Option<Family>,
+    /// These ports in these families and no others.
+    only: Option<&'static [(Protocol, u16, Family)]>,
 }
 
 impl Limits {
     const NONE: Self = Self {
         protocol: None,
         family: None,
+        only: None,
     };
     const TCP: Self = Self {
         protocol: Some(Protocol::Tcp),
-        family: None,
+        ..Self::NONE
     };
     const UDP: Self = Self {
         protocol: Some(Protocol::Udp),
-        family: None,
+        ..Self::NONE
     };
     const V4: Self = Self {
-        protocol: None,
         family: Some(Family::V4),
+        ..Self::NONE
     };
     const UDP_V4: Self = Self {
         protocol: Some(Protocol::Udp),
         family: Some(Family::V4),
+        ..Self::NONE
+    };
+    /// For scenes that cost much: both protocols and both families, but not all of each.
+    const PAIR: Self = Self {
+        only: Some(&[
+            (Protocol::Tcp, 7680, Family::V4),
+            (Protocol::Udp, 3544, Family::V6),
+        ]),
+        ..Self::NONE
+    };
+    const TWO_PAIRS: Self = Self {
+        only: Some(&[
+            (Protocol::Tcp, 7680, Family::V4),
+            (Protocol::Tcp, 443, Family::V6),
+            (Protocol::Udp, 443, Family::V4),
+            (Protocol::Udp, 3544, Family::V6),
+        ]),
+        ..Self::NONE
     };
 
     /// True when the scene has a row for them.
     #[must_use]
-    pub fn allow(&self, protocol: Protocol, family: Family) -> bool {
-        self.protocol.is_none_or(|only| only == protocol)
+    pub fn allow(&self, port: Port, family: Family) -> bool {
+        self.protocol.is_none_or(|only| only == port.protocol)
             && self.family.is_none_or(|only| only == family)
+            && self
+                .only
+                .is_none_or(|only| only.contains(&(port.protocol, port.number, family)))
     }
 }
 
@@ -80,6 +115,8 @@ pub struct Scene {
     pub shape: Shape,
     /// Where it is valid.
     pub limits: Limits,
+    /// What the kernel must have for it, where not every kernel has it.
+    pub needs: Option<Feature>,
     play: Play,
 }
 
@@ -132,6 +169,13 @@ const fn scene(name: &'static str, way: Way, play: Play) -> Scene {
         way,
         shape: Shape::Plain,
         limits: Limits::NONE,
+        needs: match play {
+            Play::Dropped {
+                by: Obstacle::Tcx(..),
+                ..
+            } => Some(Feature::Tcx),
+            _ => None,
+        },
         play,
     }
 }
@@ -139,6 +183,11 @@ const fn scene(name: &'static str, way: Way, play: Play) -> Scene {
 impl Scene {
     const fn only(mut self, limits: Limits) -> Self {
         self.limits = limits;
+        self
+    }
+
+    const fn needing(mut self, feature: Feature) -> Self {
+        self.needs = Some(feature);
         self
     }
 
@@ -181,7 +230,7 @@ impl Scene {
                 by.set(case)?;
                 expected.dropped(kind, reason, at, count, bytes);
                 if case.protocol() == Protocol::Tcp {
-                    expect_answers(case, &mut expected, 0);
+                    expect_answers(case, &mut expected, answers_at(case), 0);
                 }
                 Ok(Plan::new(|| case.send(), expected))
             }
@@ -189,14 +238,17 @@ impl Scene {
     }
 }
 
-/// The gateway answers each packet by a TCP segment with this many bytes of options.
-fn expect_answers(case: &Case<'_>, expected: &mut Expected, options: u64) {
-    // Answers leave through the device on which the packets came.
-    let interface = if case.row.scene.way == Way::InboundBridge {
+/// Answers leave through the device on which the packets came.
+fn answers_at(case: &Case<'_>) -> &'static str {
+    if case.row.scene.way == Way::InboundBridge {
         "br0"
     } else {
         "lan0"
-    };
+    }
+}
+
+/// The gateway answers each packet by a TCP segment with this many bytes of options.
+fn expect_answers(case: &Case<'_>, expected: &mut Expected, interface: &str, options: u64) {
     let bytes = case.family().header() + 20 + options;
     expected.allowed(
         case.kind().answer(),
@@ -206,9 +258,21 @@ fn expect_answers(case: &Case<'_>, expected: &mut Expected, options: u64) {
     );
 }
 
-/// A listener of the gateway takes the packets: SYNs are answered with SYN-ACKs, datagrams are read.
-fn delivered_to_listener<'b>(case: &'b Case<'_>, mut expected: Expected) -> Result<Plan<'b>> {
-    let address = case.destination();
+/// A listener of the gateway takes the packets.
+fn delivered_to_listener<'b>(case: &'b Case<'_>, expected: Expected) -> Result<Plan<'b>> {
+    let (address, interface) = (case.destination(), answers_at(case));
+    delivered_at(case, expected, address, interface, || case.send())
+}
+
+/// A listener with this address takes what is sent: SYNs are answered with SYN-ACKs through this
+/// interface, datagrams are read.
+fn delivered_at<'b>(
+    case: &'b Case<'_>,
+    mut expected: Expected,
+    address: SocketAddr,
+    interface: &str,
+    send: impl FnOnce() -> Result<()> + 'b,
+) -> Result<Plan<'b>> {
     if case.protocol() == Protocol::Tcp {
         let listener = case
             .lab
@@ -216,11 +280,11 @@ fn delivered_to_listener<'b>(case: &'b Case<'_>, mut expected: Expected) -> Resu
             .run(|| Ok(std::net::TcpListener::bind(address)?))?;
         case.hold(listener);
         // The maximum segment size is the one option that is offered when the SYN has none.
-        expect_answers(case, &mut expected, 4);
-        return Ok(Plan::new(|| case.send(), expected));
+        expect_answers(case, &mut expected, interface, 4);
+        return Ok(Plan::new(send, expected));
     }
     let socket = udp_socket(&case.lab.gw, address)?;
-    Ok(Plan::new(|| case.send(), expected).checked_by(move || receive(&socket, case.count)))
+    Ok(Plan::new(send, expected).checked_by(move || receive(&socket, case.count)))
 }
 
 /// A UDP socket of a namespace.
@@ -301,18 +365,7 @@ impl Obstacle {
             Self::Tcx(device, side, place) => case.hold(tcx_drop(gw, device, side, place)?),
             Self::Xdp(device) => case.hold(xdp_drop(gw, device)?),
             Self::Clsact(device, side) => {
-                // Where the kernel has no TCX, the daemon has put it there for itself.
-                if !gw
-                    .sh(&format!("tc qdisc show dev {device} clsact"))?
-                    .contains("clsact")
-                {
-                    gw.sh(&format!("tc qdisc add dev {device} clsact"))?;
-                    case.on_end(move |lab| {
-                        lab.gw
-                            .sh(&format!("tc qdisc del dev {device} clsact"))
-                            .map(drop)
-                    });
-                }
+                with_clsact(case, device)?;
                 let side = side.name();
                 // Behind the daemon's, which is the first there. One classic instruction that returns
                 // TC_ACT_SHOT.
@@ -328,6 +381,24 @@ impl Obstacle {
         }
         Ok(())
     }
+}
+
+/// The gateway's device has a place for the filters of `tc` until the scene ends.
+fn with_clsact(case: &Case<'_>, device: &'static str) -> Result<()> {
+    let gw = &case.lab.gw;
+    // Where the kernel has no TCX, the daemon has put it there for itself.
+    if !gw
+        .sh(&format!("tc qdisc show dev {device} clsact"))?
+        .contains("clsact")
+    {
+        gw.sh(&format!("tc qdisc add dev {device} clsact"))?;
+        case.on_end(move |lab| {
+            lab.gw
+                .sh(&format!("tc qdisc del dev {device} clsact"))
+                .map(drop)
+        });
+    }
+    Ok(())
 }
 
 /// Sets a sysctl of the gateway until the scene ends.

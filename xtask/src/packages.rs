@@ -51,7 +51,7 @@ const fn unpacked(program: &'static str, package: &'static str, why: &'static st
 }
 
 /// What the tests start. The daemon itself needs none of these.
-const TEST_TOOLS: [Tool; 15] = [
+const TEST_TOOLS: [Tool; 16] = [
     tool("ip", "iproute2", "makes network namespaces and their links"),
     tool(
         "tc",
@@ -77,6 +77,7 @@ const TEST_TOOLS: [Tool; 15] = [
     tool("tcpdump", "tcpdump", "runs beside, and must change nothing"),
     tool("bpftool", "bpftool", "shows that nothing stays attached"),
     tool("ethtool", "ethtool", "turns offloads on and off"),
+    tool("wg", "wireguard-tools", "sets tunnels up on other kernels"),
     unpacked("promtool", "prometheus", "checks what a scrape returns"),
     unpacked("prometheus", "prometheus", "scrapes as users' servers do"),
     tool(

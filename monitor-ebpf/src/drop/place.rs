@@ -1,6 +1,8 @@
 //! Rule P: drops whose reason does not tell whether they came before the verdict or after it.
 
-use monitor_common::drop::{Class, MAX_PLACES, PLACE_CERTAIN, PLACE_TCP_RECEIVE, ReasonInfo};
+use monitor_common::drop::{
+    Class, MAX_PLACES, PLACE_CERTAIN, PLACE_READER, PLACE_TCP_RECEIVE, ReasonInfo,
+};
 use monitor_common::interface::NO_INTERFACE;
 use monitor_common::packet::{Headers, Reader, TcpStart, blur};
 
@@ -92,8 +94,9 @@ pub(super) fn decide(
     let unspecified = info.unspecified != 0;
     let class = |place_class: u8| if unspecified { place_class } else { info.class };
     // 0. Some places say it whatever else holds: a clone for a packet socket looks like a packet that is
-    // past tc egress, and a fragment that waits for others is on no device.
-    if place.group == IGNORED || place.kind == PLACE_CERTAIN {
+    // past tc egress, a fragment that waits for others is on no device, and neither is a datagram that
+    // its reader finds spoiled.
+    if place.group == IGNORED || matches!(place.kind, PLACE_CERTAIN | PLACE_READER) {
         return (place.group, class(place.class));
     }
     // What follows a socket's own reasons needs no place: the rest is for the unclear ones.

@@ -23,7 +23,7 @@ const ROUNDS: u64 = 3;
 const COUNT: u64 = 20;
 
 /// Waits until the daemon counts what leaves through an interface.
-pub(super) fn wait_attached(lab: &Lab, interface: &str) -> Result<()> {
+pub(crate) fn wait_attached(lab: &Lab, interface: &str) -> Result<()> {
     until(&format!("{interface} is watched"), DEADLINE, || {
         let (_, body) = lab.daemon.get("/metrics")?;
         Ok(["ingress", "egress"]
@@ -40,8 +40,21 @@ pub(super) fn wait_attached(lab: &Lab, interface: &str) -> Result<()> {
     })
 }
 
+/// Waits until the daemon has left an interface: what is below a bond.
+pub(crate) fn wait_left(lab: &Lab, interface: &str) -> Result<()> {
+    until(&format!("{interface} is left"), DEADLINE, || {
+        let (_, body) = lab.daemon.get("/metrics")?;
+        let attached = body.lines().any(|line| {
+            line.starts_with("peerwatch_hook_attached{")
+                && line.contains(&format!("interface=\"{interface}\""))
+                && line.ends_with(" 1")
+        });
+        Ok((!attached).then_some(()))
+    })
+}
+
 /// Waits until an interface that is gone is gone from the metrics too, and its counts in `other`.
-pub(super) fn wait_gone(lab: &Lab, interface: &str) -> Result<()> {
+pub(crate) fn wait_gone(lab: &Lab, interface: &str) -> Result<()> {
     until(&format!("{interface} is forgotten"), DEADLINE, || {
         let (_, body) = lab.daemon.get("/metrics")?;
         Ok((!body.contains(&format!("interface=\"{interface}\""))).then_some(()))

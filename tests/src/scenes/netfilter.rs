@@ -2,6 +2,7 @@
 
 use super::{Limits, NETFILTER, Obstacle, Play, Reason, Scene, scene};
 use crate::case::{Shape, Way};
+use crate::feature::Feature;
 
 const fn drop_at(by: Obstacle, at: &'static str) -> Play {
     Play::Dropped {
@@ -53,7 +54,8 @@ pub(super) const DROPS: &[Scene] = &[
     ),
     scene("nft_egress_drop", Way::Outbound, {
         drop_at(netdev("filter hook egress device wan0 priority 0"), "wan0")
-    }),
+    })
+    .needing(Feature::NetdevEgress),
     scene(
         "nft_forward_drop",
         Way::Forwarded,
@@ -74,7 +76,8 @@ pub(super) const DROPS: &[Scene] = &[
     }),
     scene("nft_egress_drop", Way::Forwarded, {
         drop_at(netdev("filter hook egress device wan0 priority 0"), "wan0")
-    }),
+    })
+    .needing(Feature::NetdevEgress),
     scene(
         "nft_input_drop_extra_headers",
         Way::Inbound,

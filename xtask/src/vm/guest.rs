@@ -14,7 +14,7 @@ use super::{Programs, archive::Archive, kernels::Kernel};
 use crate::cmd;
 
 /// What the tests start in there. Debian's packages of `cargo xtask setup --tests`.
-const TOOLS: [&str; 12] = [
+const TOOLS: [&str; 13] = [
     "busybox",
     "ip",
     "tc",
@@ -27,11 +27,12 @@ const TOOLS: [&str; 12] = [
     "ethtool",
     "tcpdump",
     "bpftool",
+    "wg",
 ];
 
 /// Modules that come along, by the beginning of their path; those that they need come with them.
 /// The kernel loads them on demand.
-const MODULES: [&str; 14] = [
+const MODULES: [&str; 15] = [
     "kernel/net/802/",
     "kernel/net/8021q/",
     "kernel/net/bridge/",
@@ -46,6 +47,7 @@ const MODULES: [&str; 14] = [
     "kernel/drivers/net/macvlan.ko",
     "kernel/drivers/net/tun.ko",
     "kernel/drivers/net/veth.ko",
+    "kernel/drivers/net/wireguard/",
 ];
 
 /// Who is there. tcpdump gives its privileges up for a user of its own.
@@ -73,7 +75,8 @@ ip link set lo up
 # On demand comes too late: tun's device node appears with it, and nft and ip fail where another is
 # just loading the same module.
 modprobe -a tun nf_tables veth bridge
-export PEERWATCH_BIN=/usr/bin/peerwatch PEERWATCH_TIME_SCALE=10
+# In here no row is left out because of what the kernel was built without.
+export PEERWATCH_BIN=/usr/bin/peerwatch PEERWATCH_TIME_SCALE=10 PEERWATCH_VM=1
 export PEERWATCH_ONLY="$(cat /tests)"
 {
     conformance --color never

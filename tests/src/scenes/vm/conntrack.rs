@@ -1,0 +1,64 @@
+//! The connection table is full: conntrack drops what would be a new connection, before any rule.
+
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result};
+
+use super::super::{Limits, NETFILTER, Play, Scene, scene};
+use crate::case::{Case, Plan, Way};
+use crate::expect::Expected;
+use crate::feature::Feature;
+use crate::wait::{DEADLINE, until};
+
+/// One limit for all namespaces, which only the first of them may change.
+const MAX: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
+/// The limit of the scene, and a few connections more.
+const LIMIT: u16 = 8;
+const CONNECTIONS: u16 = 12;
+
+/// The limit is somebody's: one row at a time.
+static TAKEN: AtomicBool = AtomicBool::new(false);
+
+pub(in super::super) const SCENES: &[Scene] = &[
+    scene("conntrack_full/inbound", Way::Inbound, Play::Own(full))
+        .only(Limits::PAIR)
+        .needing(Feature::ConntrackLimit),
+    scene("conntrack_full/forwarded", Way::Forwarded, Play::Own(full))
+        .only(Limits::PAIR)
+        .needing(Feature::ConntrackLimit),
+];
+
+fn full<'b>(case: &'b Case<'_>) -> Result<Plan<'b>> {
+    // Other labs have a table of their own, with connections that give way to new ones; this one's
+    // are assured, and stay. Scrapes must go on.
+    case.lab.gw.nft(
+        "table inet full { \
+         chain in { type filter hook prerouting priority raw; iif lo notrack; }; \
+         chain out { type filter hook output priority raw; oif lo notrack; }; \
+         chain it { type filter hook forward priority 0; ct state new accept; }; }",
+    )?;
+    case.on_end(|lab| lab.gw.nft("delete table inet full"));
+    let gw = &case.lab.gw;
+    gw.sh("conntrack -F")?;
+    case.on_end(|lab| lab.gw.sh("conntrack -F").map(drop));
+    for port in 1..=CONNECTIONS {
+        gw.sh(&format!(
+            "conntrack -I -s 192.0.2.1 -d 192.0.2.2 -p udp --sport {port} --dport 9 -t 600 \
+             -u SEEN_REPLY,ASSURED"
+        ))?;
+    }
+    until("the limit is free", DEADLINE, || {
+        Ok((!TAKEN.swap(true, Ordering::AcqRel)).then_some(()))
+    })?;
+    case.on_end(|_| {
+        TAKEN.store(false, Ordering::Release);
+        Ok(())
+    });
+    let default = fs::read_to_string(MAX).context(MAX)?;
+    case.on_end(move |_| fs::write(MAX, default.trim()).context(MAX));
+    fs::write(MAX, LIMIT.to_string()).context(MAX)?;
+    let mut expected = Expected::nothing();
+    expected.dropped(case.kind(), NETFILTER, "lan0", case.count, case.bytes());
+    Ok(Plan::new(|| case.send(), expected))
+}
