@@ -65,7 +65,7 @@ enum Task {
     Bench(bench::Options),
     /// Make the BTF samples of monitor/tests/btf anew, out of distributions' kernel packages
     ///
-    /// Downloads the packages of xtask/btf-samples.toml; needs dpkg-deb, tar, xz and zstd.
+    /// Downloads the packages of xtask/btf-samples.toml; needs dpkg-deb, tar, xz, zstd and lz4.
     BtfSamples(btf::Options),
 }
 

@@ -81,6 +81,8 @@ fn unpacked(image: Vec<u8>, scratch: &Path) -> Result<Vec<u8>> {
         [0x1f, 0x8b, ..] => ("gzip", false),
         [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => ("xz", true),
         [0x28, 0xb5, 0x2f, 0xfd, ..] => ("zstd", true),
+        // The old format of lz4, which is all that the kernel unpacks.
+        [0x02, 0x21, 0x4c, 0x18, ..] => ("lz4", true),
         _ if payload.len() == image.len() => return Ok(image),
         _ => bail!("packed in a way that is not known here"),
     };
