@@ -1,6 +1,7 @@
 //! Set-up, run, check and test of peerwatch. `cargo xtask --help` lists the tasks.
 
 mod bench;
+mod btf;
 mod build;
 mod check;
 mod cmd;
@@ -62,6 +63,10 @@ enum Task {
     VmTest(vm::Options),
     /// Nanoseconds a packet of the kernel programs, or their sizes against a budget; as root
     Bench(bench::Options),
+    /// Make the BTF samples of monitor/tests/btf anew, out of distributions' kernel packages
+    ///
+    /// Downloads the packages of xtask/btf-samples.toml; needs dpkg-deb, tar, xz, zstd and lz4.
+    BtfSamples(btf::Options),
 }
 
 fn main() -> ExitCode {
@@ -78,6 +83,7 @@ fn main() -> ExitCode {
         Task::Test(options) => test::test(&options),
         Task::VmTest(options) => vm::vm_test(&options),
         Task::Bench(options) => bench::bench(&options),
+        Task::BtfSamples(options) => btf::samples(&options).map(|()| true),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

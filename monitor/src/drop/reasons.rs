@@ -18,8 +18,9 @@ const fn row(class: Class, group: Group, names: &'static [&'static str]) -> Row 
     }
 }
 
-/// The names of `enum skb_drop_reason` (`include/net/dropreason-core.h`) up to Linux 6.18 without
-/// their prefix, and those that kernels between 6.1 and 6.18 called otherwise.
+/// The names of `enum skb_drop_reason` (`include/net/dropreason-core.h`) up to Linux 7.3 without
+/// their prefix, and those that kernels between 6.1 and 7.3 called otherwise. `monitor/tests` has the
+/// enums of many of them.
 ///
 /// Whether a reason stands before or after the point where allowed packets are counted was found by
 /// experiment for the common ones and in the kernel's source for the rest. `Subtract` is for those
@@ -111,6 +112,10 @@ const ROWS: &[Row] = &[
             "MAC_INVALID_SOURCE",
             "LOCAL_MAC",
             "IP_TUNNEL_ECN",
+            // Linux 7.0, in `__dev_queue_xmit` ahead of the egress hook.
+            "SKB_BAD_GSO",
+            // Linux 7.1, in `ip6_protocol_deliver_rcu`.
+            "IPV6_TOO_MANY_EXTHDRS",
         ],
     ),
     row(
@@ -133,7 +138,14 @@ const ROWS: &[Row] = &[
     row(
         Class::Overload,
         Group::ByPlace,
-        &["NOMEM", "SKB_UCOPY_FAULT"],
+        // The last two (Linux 7.1) are copies of broadcasts for a host's own virtual devices, which
+        // wait in a queue: on the way in, and for ipvlan on the way out too.
+        &[
+            "NOMEM",
+            "SKB_UCOPY_FAULT",
+            "MACVLAN_BROADCAST_BACKLOG",
+            "IPVLAN_MULTICAST_BACKLOG",
+        ],
     ),
     row(
         Class::Socket,
