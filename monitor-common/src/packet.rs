@@ -7,8 +7,10 @@
 ///
 /// # Safety
 ///
-/// Only for `#[repr(C)]` types made of integers, without padding and with an alignment of at most 2.
+/// Only for integers and `#[repr(C)]` types made of them, without padding and with an alignment of at most 2.
 pub unsafe trait Plain: Copy {}
+// SAFETY: one byte.
+unsafe impl Plain for u8 {}
 
 /// A source of packet bytes.
 pub trait Reader {

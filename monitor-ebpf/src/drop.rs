@@ -109,7 +109,10 @@ pub(crate) fn freed(freed: &Freed) -> Option<Decision> {
         return None;
     }
     let skb = freed.skb;
-    let protocol = skb.protocol();
+    let mut protocol = skb.protocol();
+    if globals::HAS_REASON.load() == 0 && protocol == 0 {
+        protocol = skb.protocol_by_header();
+    }
     if protocol != ETHERTYPE_IPV4 && protocol != ETHERTYPE_IPV6 {
         return None;
     }

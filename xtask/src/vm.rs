@@ -146,15 +146,16 @@ impl Programs {
         })
     }
 
-    /// The names of all tests.
+    /// The names of all tests that can run in there.
     fn tests(&self) -> Result<Vec<String>> {
         let mut command = std::process::Command::new(&self.conformance);
         let text = cmd::output(command.arg("--list"))?;
-        Ok(text
+        let all = text
             .lines()
             .filter_map(|line| line.strip_suffix(": test"))
             .map(str::to_owned)
-            .collect())
+            .collect();
+        Ok(rows::possible(all))
     }
 }
 

@@ -104,13 +104,6 @@ pub(super) fn locate(
     })
 }
 
-/// First byte of an address.
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct DestinationStart(u8);
-// SAFETY: one byte.
-unsafe impl monitor_common::packet::Plain for DestinationStart {}
-
 /// Whether it was a packet of the daemon's network namespace. Where a device says so, its index is
 /// left in `route_device`.
 #[inline(always)]
@@ -179,9 +172,8 @@ fn direction(
         },
         Some(route) => {
             route.ipv6_flags().unwrap_or(0) & RTF_LOCAL != 0
-                || reader
-                    .get::<DestinationStart>(24)
-                    .is_some_and(|d| d.0 == 0xff)
+                // The first byte of the destination.
+                || reader.get::<u8>(24) == Some(0xff)
         }
     };
     Some(if inbound {

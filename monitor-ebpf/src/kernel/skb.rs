@@ -4,7 +4,7 @@ use core::ptr::NonNull;
 
 use aya_ebpf::Global;
 use aya_ebpf::helpers::bpf_probe_read_kernel;
-use monitor_common::packet::{Plain, Reader};
+use monitor_common::packet::{ETHERTYPE_IPV4, Plain, Reader};
 
 use super::{direct, probe};
 use crate::globals;
@@ -32,6 +32,21 @@ impl Skb {
     #[inline(always)]
     pub(crate) fn protocol(self) -> u16 {
         u16::from_be(self.field(&globals::SK_BUFF_PROTOCOL))
+    }
+
+    /// The `EtherType` of a routed IPv4 packet without one; 0 for everything else. Older kernels (5.10 is
+    /// one) leave the field empty for packets whose header a raw socket's program made
+    /// (`raw_send_hdrinc`) until they leave.
+    #[inline(always)]
+    pub(crate) fn protocol_by_header(self) -> u16 {
+        let reference: u64 = self.field(&globals::SK_BUFF_REFDST);
+        if reference == 0 {
+            return 0;
+        }
+        match self.reader().get::<u8>(0) {
+            Some(first) if first >> 4 == 4 => ETHERTYPE_IPV4,
+            _ => 0,
+        }
     }
 
     /// Index of the interface it came in on, 0 for one made here.
