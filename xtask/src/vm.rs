@@ -5,10 +5,12 @@
 //! that it starts, and the kernel's modules. Nothing of the host can be seen from in there.
 
 mod archive;
+mod facts;
 mod guest;
 mod kernels;
 mod machine;
 mod newer;
+mod page;
 mod rows;
 mod table;
 
@@ -28,8 +30,10 @@ use crate::{
     libtest::Tally,
     setup::{self, Needs},
 };
+use facts::Facts;
 use kernels::Pin;
 use machine::Machine;
+use page::Found;
 use table::Outcome;
 
 /// Arguments of the task.
@@ -44,6 +48,9 @@ pub(crate) struct Options {
     /// Boot nothing: print what the archive has now, in the form of xtask/kernels.toml
     #[arg(long, conflicts_with_all = ["names", "all"])]
     newer: bool,
+    /// Write what was found into docs/kernels.md
+    #[arg(long, requires = "all", conflicts_with = "kernels")]
+    write_page: bool,
     /// Tests whose name contains one of these, in place of the core tests
     #[arg(value_name = "TEST")]
     names: Vec<String>,
@@ -85,7 +92,13 @@ pub(crate) fn vm_test(options: &Options) -> Result<bool> {
     };
     tally.phase("build", start);
 
-    run(&pins, &programs, &tests, &mut tally)?;
+    let found = run(&pins, &programs, &tests, &mut tally)?;
+    if options.write_page {
+        let page = build::root()?.join("docs/kernels.md");
+        fs::write(&page, page::render(&tests, &found)?)
+            .with_context(|| format!("cannot write {}", page.display()))?;
+        println!("written: {}", page.display());
+    }
     Ok(tally.close())
 }
 
@@ -113,7 +126,7 @@ pub(crate) fn part_of_test(
         pins.retain(|pin| pin.short);
         rows::chosen(&all, &[])?
     };
-    run(&pins, &programs, &tests, tally)
+    run(&pins, &programs, &tests, tally).map(drop)
 }
 
 /// The programs that are tested and that test.
@@ -164,13 +177,18 @@ const SIDE_BY_SIDE: usize = 2;
 
 /// What came of one kernel.
 struct Ended {
-    outcomes: BTreeMap<String, Outcome>,
+    said: String,
     error: Option<anyhow::Error>,
     time: Duration,
 }
 
-/// Runs the tests on all kernels, prints the table, and adds the results up.
-fn run(pins: &[Pin], programs: &Programs, tests: &[String], tally: &mut Tally) -> Result<()> {
+/// Runs the tests on all kernels, prints the table, adds the results up, and gives what was found.
+fn run<'a>(
+    pins: &'a [Pin],
+    programs: &Programs,
+    tests: &[String],
+    tally: &mut Tally,
+) -> Result<Vec<Found<'a>>> {
     let folder = build::root()?.join("target/vm");
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let next = AtomicUsize::new(0);
@@ -193,13 +211,11 @@ fn run(pins: &[Pin], programs: &Programs, tests: &[String], tally: &mut Tally) -
             }
         }
     });
-    let mut columns = Vec::new();
+    let mut found = Vec::new();
     for (index, pin) in pins.iter().enumerate() {
-        let Ended {
-            outcomes,
-            error,
-            time,
-        } = ended.remove(&index).context("a kernel without a result")?;
+        let Ended { said, error, time } =
+            ended.remove(&index).context("a kernel without a result")?;
+        let outcomes = table::outcomes(&said);
         tally.took(&format!("kernel {}", pin.name), time);
         if let Some(error) = &error {
             eprintln!("error: kernel {}: {error:#}", pin.name);
@@ -217,10 +233,18 @@ fn run(pins: &[Pin], programs: &Programs, tests: &[String], tally: &mut Tally) -
         if error.is_some() && !tests.iter().any(bad) {
             tally.one(&format!("kernel {}: its end", pin.name), false);
         }
-        columns.push((pin.name.as_str(), outcomes));
+        found.push(Found {
+            pin,
+            facts: Facts::parse(&said),
+            outcomes,
+        });
     }
+    let columns: Vec<_> = found
+        .iter()
+        .map(|one| (one.pin.name.as_str(), &one.outcomes))
+        .collect();
     print!("\n{}", table::render(tests, &columns));
-    Ok(())
+    Ok(found)
 }
 
 /// Boots one kernel and runs the tests there.
@@ -233,16 +257,16 @@ fn run_one(pin: &Pin, programs: &Programs, tests: &[String], folder: &Path) -> E
         tests.len()
     );
     let start = Instant::now();
-    let mut outcomes = BTreeMap::new();
-    let result = boot(pin, programs, tests, folder, &mut outcomes);
+    let mut said = String::new();
+    let result = boot(pin, programs, tests, folder, &mut said);
     Ended {
-        outcomes,
+        said,
         error: result.err(),
         time: start.elapsed(),
     }
 }
 
-/// Boots one kernel and runs the tests there. What they said is in `outcomes`, whatever the result.
+/// Boots one kernel and runs the tests there. What the guest said is in `said`, whatever the result.
 ///
 /// # Errors
 ///
@@ -253,7 +277,7 @@ fn boot(
     programs: &Programs,
     tests: &[String],
     folder: &Path,
-    outcomes: &mut BTreeMap<String, Outcome>,
+    said: &mut String,
 ) -> Result<()> {
     let kernel = pin.fetch()?;
     let initramfs = folder.join(format!("{}.cpio", pin.name));
@@ -265,12 +289,10 @@ fn boot(
         console: folder.join(format!("{}.console", pin.name)),
         deadline: BOOT + TEST * count,
     };
-    let mut said = String::new();
-    let ended = machine.run(&pin.name, &mut said);
-    *outcomes = table::outcomes(&said);
-    ended?;
+    machine.run(&pin.name, said)?;
+    let outcomes = table::outcomes(said);
     let failed = outcomes.values().any(|outcome| *outcome == Outcome::Failed);
-    match guest::exit_code(&said) {
+    match guest::exit_code(said) {
         Some(0) => Ok(()),
         Some(_) if failed => {
             println!("its console: {}", machine.console.display());

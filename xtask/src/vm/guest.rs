@@ -78,6 +78,21 @@ modprobe -a tun nf_tables veth bridge
 # In here no row is left out because of what the kernel was built without.
 export PEERWATCH_BIN=/usr/bin/peerwatch PEERWATCH_TIME_SCALE=10 PEERWATCH_VM=1
 export PEERWATCH_ONLY="$(cat /tests)"
+# What the daemon says of this kernel, with an interface to attach to.
+ip link add fact0 type veth peer name fact1
+peerwatch run --log-level debug 2>/tmp/said & daemon=$!
+tries=600
+until wget -qO /tmp/metrics http://127.0.0.1:9680/metrics || [ $tries = 0 ]; do
+    tries=$((tries - 1))
+    sleep 0.1
+done
+{
+    grep -o 'feature [a-z_]*: .*' /tmp/said
+    grep -E '^peerwatch_(hook|kernel)_info' /tmp/metrics
+} | sed 's/^/peerwatch guest says: /' >/dev/ttyS1
+kill $daemon
+wait $daemon
+ip link del fact0
 {
     conformance --color never
     echo "peerwatch guest: the tests ended with $?"
@@ -259,6 +274,7 @@ mod tests {
     #[test]
     fn the_script_ends_with_the_line_that_is_looked_for() {
         assert!(INIT.contains(&format!("echo \"{END}$?\"")));
+        assert!(INIT.contains(&format!("sed 's/^/{}/'", super::super::facts::PREFIX)));
         assert_eq!(exit_code(&format!("test a ... ok\n{END}101\n")), Some(101));
         assert_eq!(exit_code("test a ... ok\n"), None);
     }
