@@ -7,7 +7,9 @@
 pub mod bpf;
 pub mod case;
 pub mod daemon;
+pub mod degraded;
 pub mod expect;
+pub mod features;
 pub mod helper;
 pub mod lab;
 pub mod lifecycle;
