@@ -1,6 +1,6 @@
 //! The real binary, run in a namespace, and scrapes of it.
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -31,6 +31,8 @@ pub struct Start<'a> {
     pub flags: &'a [&'a str],
     /// Variables of its environment.
     pub environment: &'a [(&'a str, &'a str)],
+    /// Words of a program that starts it; none for itself.
+    pub wrapper: &'a [&'a str],
     /// Files that are empty for it, in a mount namespace of its own.
     pub hidden: &'a [&'a str],
     /// Whether it has to become ready: without some hook it serves, and never is.
@@ -42,6 +44,7 @@ impl Default for Start<'_> {
         Self {
             flags: &[],
             environment: &[],
+            wrapper: &[],
             hidden: &[],
             ready: true,
         }
@@ -125,8 +128,10 @@ impl Daemon {
     pub fn start_as(netns: &NetNs, directory: &Path, start: &Start<'_>) -> Result<Self> {
         let stdout = directory.join("stdout");
         let stderr = directory.join("stderr");
-        let mut command = netns.command(binary()?)?;
-        command.arg("run").args(start.flags);
+        let mut words: Vec<OsString> = start.wrapper.iter().map(Into::into).collect();
+        words.push(binary()?.into_os_string());
+        let mut command = netns.command(&words[0])?;
+        command.args(&words[1..]).arg("run").args(start.flags);
         for (name, _) in std::env::vars_os() {
             // The user's own settings must not change what is tested.
             if name.to_string_lossy().starts_with("PEERWATCH_") {
