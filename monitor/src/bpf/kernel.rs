@@ -71,6 +71,9 @@ impl Kernel {
         if !btf.has_native_order() {
             return Err("it has the byte order of another machine".to_owned());
         }
+        if is_of_another_kernel(path) {
+            return Err("it is the BTF of another kernel".to_owned());
+        }
         Ok(Self {
             btf: Ok(path.to_owned()),
             facts: KernelFacts::from_btf(&btf).map_err(say)?,
@@ -86,4 +89,12 @@ impl Kernel {
         }
         self.facts.has_receiving_socket &= features.has(Feature::ReceivingSocket);
     }
+}
+
+/// Whether the kernel shows a BTF of its own that is certainly not this one: of another length. Offsets of
+/// another kernel would be read as if they were right.
+fn is_of_another_kernel(path: &Path) -> bool {
+    let length = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
+    let own = length(Path::new(btf::VMLINUX));
+    own != 0 && own != length(path)
 }

@@ -83,7 +83,12 @@ fn a_file_that_is_not_the_kernel_s_btf() -> Result<()> {
     let half = site.temp.path().join("half");
     std::fs::write(&half, &whole[..whole.len() / 2])?;
     let half = half.to_string_lossy().into_owned();
+    let other = site.temp.path().join("other");
+    // Bytes behind the end harm nobody, so this is as good as another kernel's.
+    std::fs::write(&other, [whole.as_slice(), &[0; 8]].concat())?;
+    let other = other.to_string_lossy().into_owned();
     for (path, why) in [
+        (&other, "it is the BTF of another kernel"),
         (&none, "No such file or directory"),
         (&text, "malformed BTF: shorter than its header"),
         (&half, "malformed BTF: "),
