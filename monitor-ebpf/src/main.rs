@@ -22,8 +22,9 @@ mod maps;
 mod packet;
 mod pass;
 
-use aya_ebpf::macros::{btf_tracepoint, cgroup_skb, classifier};
-use aya_ebpf::programs::{BtfTracePointContext, SkBuffContext, TcContext};
+use aya_ebpf::EbpfContext;
+use aya_ebpf::macros::{btf_tracepoint, cgroup_skb, classifier, raw_tracepoint};
+use aya_ebpf::programs::{BtfTracePointContext, RawTracePointContext, SkBuffContext, TcContext};
 use aya_log_ebpf::debug;
 
 use kernel::skb::Skb;
@@ -37,25 +38,44 @@ const ALLOW: i32 = 1;
 /// reason, struct sock *rx_sk)`: before 5.17 without the reason, before 6.11 without the socket.
 #[btf_tracepoint(function = "kfree_skb")]
 fn kfree_skb(ctx: BtfTracePointContext) -> i32 {
+    freed(&ctx);
+    0
+}
+
+/// As `kfree_skb`, for kernels without BTF tracepoints: the arguments are the same, but the verifier
+/// knows no types of them.
+#[raw_tracepoint(tracepoint = "kfree_skb")]
+fn kfree_skb_raw(ctx: RawTracePointContext) -> i32 {
+    freed(&ctx);
+    0
+}
+
+/// Takes the arguments, which both kinds of tracepoint program get as an array of 64-bit words.
+#[inline(always)]
+fn freed<C: EbpfContext>(ctx: &C) {
+    let argument = |index: usize| {
+        // SAFETY: the verifier refuses an argument that the tracepoint does not have.
+        unsafe { ctx.as_ptr().cast::<u64>().add(index).read() }
+    };
     let reason = if globals::HAS_REASON.load() != 0 {
-        ctx.arg(2)
+        argument(2) as u32
     } else {
         0
     };
     let receiving_socket = if globals::HAS_RECEIVING_SOCKET.load() != 0 {
-        ctx.arg(3)
+        argument(3) as *const u8
     } else {
         core::ptr::null()
     };
     let freed = drop::Freed {
-        skb: Skb(ctx.arg(0)),
-        location: ctx.arg(1),
+        skb: Skb(argument(0) as *const u8),
+        location: argument(1),
         reason,
         receiving_socket,
     };
     if let Some(decision) = drop::freed(&freed) {
         debug!(
-            &ctx,
+            ctx,
             "freed at {:x} for reason {}: slot {} group {} class {}",
             freed.location,
             freed.reason,
@@ -64,7 +84,6 @@ fn kfree_skb(ctx: BtfTracePointContext) -> i32 {
             decision.class
         );
     }
-    0
 }
 
 /// `int __cgroup_bpf_run_filter_skb(struct sock *sk, struct sk_buff *skb, enum cgroup_bpf_attach_type

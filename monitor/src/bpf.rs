@@ -3,7 +3,10 @@
 pub mod attach;
 pub mod counters;
 pub mod facts;
+pub mod features;
+pub mod kernel;
 pub mod load;
+pub mod state;
 pub mod tables;
 
 /// The kernel programs, as `build.rs` built them.
@@ -23,6 +26,20 @@ pub enum Hook {
 }
 
 impl Hook {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Drop, Self::Deliver, Self::Ingress, Self::Egress];
+
+    /// What is not there without the hook, as the end of a sentence.
+    #[must_use]
+    pub const fn purpose(self) -> &'static str {
+        match self {
+            Self::Drop => "drops are not counted",
+            Self::Deliver => "inbound packets that are allowed are not measured",
+            Self::Ingress => "inbound fragments are not counted",
+            Self::Egress => "outbound and forwarded packets that are allowed are not measured",
+        }
+    }
+
     /// The name in metrics and logs.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -221,6 +221,29 @@ impl Btf {
     /// [`BtfError::MissingType`] when this kernel has no such tracepoint, [`BtfError::Malformed`] for
     /// corrupt data.
     pub fn tracepoint_arguments(&self, name: &str) -> Result<Vec<String>, BtfError> {
+        let (_, prototype) = self.tracepoint(name)?;
+        (1..prototype.vlen)
+            .map(|index| self.render(self.u32_at(prototype.body + index * 8 + 4)?))
+            .collect()
+    }
+
+    /// The number of the typedef `btf_trace_<name>`, by which a `tp_btf` program names its tracepoint.
+    ///
+    /// # Errors
+    ///
+    /// As [`Btf::tracepoint_arguments`].
+    pub fn tracepoint_id(&self, name: &str) -> Result<u32, BtfError> {
+        Ok(self.tracepoint(name)?.0)
+    }
+
+    /// Whether the file is of a kernel with the byte order of this machine.
+    #[must_use]
+    pub fn has_native_order(&self) -> bool {
+        self.big_endian == cfg!(target_endian = "big")
+    }
+
+    /// The typedef of a tracepoint, and the prototype behind it.
+    fn tracepoint(&self, name: &str) -> Result<(u32, Type), BtfError> {
         let wanted = format!("btf_trace_{name}");
         for id in self.ids() {
             let typedef = self.type_at(id)?;
@@ -237,9 +260,7 @@ impl Btf {
                 continue;
             };
             if prototype.kind == Kind::FuncProto {
-                return (1..prototype.vlen)
-                    .map(|index| self.render(self.u32_at(prototype.body + index * 8 + 4)?))
-                    .collect();
+                return Ok((id, prototype));
             }
         }
         Err(BtfError::MissingType {

@@ -117,6 +117,10 @@ pub struct RunFlags {
     #[arg(long, value_enum, value_name = "LEVEL")]
     pub bpf_log: Option<BpfLog>,
 
+    /// File with the BTF of the running kernel [default: /sys/kernel/btf/vmlinux].
+    #[arg(long, value_name = "FILE")]
+    pub btf: Option<PathBuf>,
+
     /// Show the verifier's whole log when the kernel refuses a program.
     #[arg(
         long,
@@ -169,6 +173,7 @@ mod tests {
             "--log-format=json",
             "--log-level=trace",
             "--bpf-log=debug",
+            "--btf=/boot/btf",
             "--verifier-log",
             "--config=/x",
         ])
@@ -191,6 +196,7 @@ mod tests {
         assert_eq!(flags.log_format, Some(LogFormat::Json));
         assert_eq!(flags.log_level, Some(LogLevel::Trace));
         assert_eq!(flags.bpf_log, Some(BpfLog::Debug));
+        assert_eq!(flags.btf, Some(PathBuf::from("/boot/btf")));
         assert_eq!(flags.verifier_log, Some(true));
         assert_eq!(
             run(&["--verifier-log=false"]).unwrap().verifier_log,

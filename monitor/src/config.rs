@@ -23,6 +23,7 @@ pub use options::{
     log_rate_text, switch,
 };
 
+use crate::bpf::features::Feature;
 use crate::cli::RunFlags;
 use crate::traffic::Traffics;
 use file::File;
@@ -57,6 +58,10 @@ pub struct Config {
     pub log_level: LogLevel,
     /// The least severe diagnostics of the kernel programs that are written.
     pub bpf_log: BpfLog,
+    /// A file with the running kernel's BTF; `None` for the kernel's own.
+    pub btf: Option<PathBuf>,
+    /// Features of the kernel that count as missing: an aid for tests, and only in the environment.
+    pub without: Vec<Feature>,
     /// Whether the verifier's whole log is shown when it refuses a program.
     pub verifier_log: bool,
     /// The file that was read; `None` where there is none.
@@ -272,6 +277,10 @@ impl Config {
             .or(env_value)
             .or(file_value)
             .unwrap_or(BpfLog::Off);
+        let env_value = env.value("PEERWATCH_BTF", options::file)?;
+        let file_value = file.value("btf", keys.btf.as_ref(), options::file)?;
+        let btf = flags.btf.clone().or(env_value).or(file_value);
+        let without = env.values("PEERWATCH_WITHOUT", parse)?.unwrap_or_default();
         let env_value = env.value("PEERWATCH_VERIFIER_LOG", switch)?;
         let verifier_log = flags
             .verifier_log
@@ -289,6 +298,8 @@ impl Config {
             log_format,
             log_level,
             bpf_log,
+            btf,
+            without,
             verifier_log,
             config_path,
             sources,
@@ -356,6 +367,7 @@ impl Config {
             ("log_format", self.log_format != new.log_format),
             ("log_level", self.log_level != new.log_level),
             ("bpf_log", self.bpf_log != new.bpf_log),
+            ("btf", self.btf != new.btf),
             ("verifier_log", self.verifier_log != new.verifier_log),
         ]
         .into_iter()

@@ -1,7 +1,6 @@
 //! The daemon: everything is checked, then loaded, then attached; then it follows interfaces, writes the
 //! packet log and serves metrics until it is told to stop.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,28 +9,26 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
-use crate::bpf::Hook;
-use crate::bpf::attach::{AttachError, Hooks, SharedStates};
-use crate::bpf::counters::Counters;
-use crate::bpf::facts::KernelFacts;
-use crate::bpf::load::{self, Settings};
-use crate::bpf::tables::{TableError, Tables};
-use crate::btf::{self, Btf, BtfError};
-use crate::config::{Config, ConfigError, LogPackets};
-use crate::drop::{ReasonTable, places};
+use crate::bpf::attach::SharedStates;
+use crate::bpf::kernel::BtfFileError;
+use crate::bpf::load;
+use crate::bpf::tables::TableError;
+use crate::config::{Config, ConfigError};
+use crate::http;
 use crate::instance::{Instance, InstanceError};
-use crate::kallsyms::{KALLSYMS, Kallsyms};
 use crate::link::{LinkError, LinkEvent, LinkWatcher};
-use crate::metrics::{Exporter, KernelInfo, Source};
+use crate::metrics::{Exporter, Source};
 use crate::preflight::{self, PreflightError};
-use crate::{cgroup, http, netns};
 
 mod clsact;
+mod coverage;
 mod events;
 mod interfaces;
+mod start;
 
 use events::PacketLog;
 use interfaces::Interfaces;
+use start::Prepared;
 
 /// How often what was held back or lost is looked at.
 const TICK: Duration = Duration::from_secs(10);
@@ -51,23 +48,20 @@ pub enum RunError {
     /// The address for metrics cannot be had.
     #[error(transparent)]
     Http(#[from] http::HttpError),
-    /// The kernel's BTF is not what it should be.
+    /// The file of `--btf` is not what it should be.
     #[error(transparent)]
-    Btf(#[from] BtfError),
+    Btf(#[from] BtfFileError),
     /// The kernel refused maps or programs.
     #[error(transparent)]
     Load(#[from] load::LoadError),
     /// The kernel refused a table.
     #[error(transparent)]
     Table(#[from] TableError),
-    /// Without the drop hook there is nothing to say.
-    #[error(transparent)]
-    Attach(#[from] AttachError),
     /// Interfaces cannot be followed.
     #[error(transparent)]
     Link(#[from] LinkError),
-    /// The kernel refused the program without which there is nothing to say.
-    #[error("{0}")]
+    /// The kernel refused every program: there is nothing to say.
+    #[error("no hook of peerwatch works on this kernel: {0}")]
     Refused(String),
     /// The metrics server ended by itself.
     #[error("the metrics server ended: {0}")]
@@ -127,22 +121,13 @@ enum Order {
     Reload,
 }
 
-/// Everything that is loaded and not attached yet.
-struct Prepared {
-    hooks: Hooks,
-    tables: Tables,
-    source: Arc<Source>,
-    packet_log: PacketLog,
-    diagnostics: Option<events::Diagnostics>,
-}
-
 /// Runs until a signal ends it. Nothing is attached before everything that can be checked is.
 ///
 /// # Errors
 ///
 /// What kept it from starting; once it runs, only that its metrics server ended.
 pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunError> {
-    preflight::check(Path::new(btf::VMLINUX))?;
+    preflight::check()?;
     let _instance = Instance::claim()?;
     let listener = http::bind(config.listen)?;
     let address = listener
@@ -168,7 +153,7 @@ pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunErro
         source,
         mut packet_log,
         diagnostics,
-    } = prepare(&config)?;
+    } = start::prepare(&config)?;
     let states = hooks.states();
     let mut interfaces = Interfaces::new(config.interfaces.clone(), tables, Arc::clone(&source));
     // First what the programs need to know, then the hooks: a packet must not be counted as somebody
@@ -180,10 +165,7 @@ pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunErro
         exporter: Exporter::new(Arc::clone(&source))?,
         states,
     });
-    if let Err(error) = attach(&mut hooks, &interfaces) {
-        clsact::remove(&hooks.detach_all());
-        return Err(error.into());
-    }
+    coverage::attach(&mut hooks, &interfaces);
 
     let (stop, stopped) = watch::channel(false);
     let mut server = tokio::spawn(http::serve(listener, site, stopping(stopped.clone())));
@@ -209,7 +191,7 @@ pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunErro
             () = packet_log.ready() => packet_log.drain(&source),
             _ = tick.tick() => {
                 report(&source, &mut packet_log, &mut demand);
-                interfaces.retry(&mut hooks);
+                coverage::retry(&mut hooks, &interfaces, &source);
             }
             result = &mut server => {
                 // It ends only when it cannot take connections at all.
@@ -246,103 +228,6 @@ pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunErro
 async fn stopping(mut stopped: watch::Receiver<bool>) {
     // An error means that the sender is gone, so it is over as well.
     if stopped.wait_for(|stopped| *stopped).await.is_err() {}
-}
-
-/// Loads the programs and fills the tables that do not change.
-fn prepare(config: &Config) -> Result<Prepared, RunError> {
-    let kernel = Btf::read(btf::VMLINUX)?;
-    let facts = KernelFacts::from_btf(&kernel)?;
-    let reasons = ReasonTable::from_btf(&kernel)?;
-    let release = nix::sys::utsname::uname()
-        .map(|names| names.release().to_string_lossy().into_owned())
-        .unwrap_or_default();
-    let info = KernelInfo {
-        release,
-        btf: true,
-        drop_reasons: facts.has_reason,
-    };
-    if !facts.has_reason {
-        warn!(
-            "this kernel gives no reason for a drop: classes come from the place that dropped the \
-             packet, and the label reason is \"unavailable\""
-        );
-    }
-    let places = match Kallsyms::read(KALLSYMS) {
-        Ok(symbols) => places(&symbols, &reasons),
-        Err(error) => {
-            warn!(
-                "the kernel's functions are not known ({error}): drops without a telling reason are \
-                 classed as unspecified"
-            );
-            Vec::new()
-        }
-    };
-
-    let kernel_btf = aya::Btf::from_sys_fs().map_err(|error| {
-        warn!("the kernel's BTF cannot be used for loading: {error}");
-    });
-    let mut loaded = load::load(
-        &facts,
-        kernel_btf.as_ref().ok(),
-        &Settings {
-            log_dropped: matches!(config.log_packets, LogPackets::Dropped | LogPackets::All),
-            log_allowed: matches!(config.log_packets, LogPackets::Allowed | LogPackets::All),
-            log_rate: config.log_rate,
-            log_burst: config.log_burst,
-            netns_inum: netns::inum().map_err(system("the network namespace is not known"))?,
-            netns_cookie: netns::cookie(),
-            diagnostics: config.bpf_log.aya_level(),
-            verifier_log: config.verifier_log,
-        },
-    )?;
-    if let Some(why) = loaded.refused.get(&Hook::Drop) {
-        return Err(RunError::Refused(why.clone()));
-    }
-    let mut tables = Tables::new(&mut loaded.ebpf)?;
-    tables.set_ports(&config.traffics.port_table())?;
-    tables.set_reasons(reasons.infos())?;
-    let left_out = tables.set_places(&places)?;
-    if left_out > 0 {
-        warn!("{left_out} kernel functions found no room in the table of places");
-    }
-    let counters = Counters::new(&mut loaded.ebpf)?;
-    let packet_log = PacketLog::new(&mut loaded.ebpf, config)
-        .map_err(system("the ring buffer of packet events cannot be read"))?;
-    let diagnostics = events::Diagnostics::new(&mut loaded.ebpf, config.bpf_log).map_err(
-        system("the diagnostics of the kernel programs cannot be read"),
-    )?;
-    let refused = loaded.refused.keys().copied().collect();
-    let hooks = Hooks::new(loaded);
-    let source = Arc::new(Source::new(
-        counters,
-        Arc::new(config.traffics.clone()),
-        hooks.states(),
-        refused,
-        Arc::new(reasons),
-        info,
-    ));
-    Ok(Prepared {
-        hooks,
-        tables,
-        source,
-        packet_log,
-        diagnostics,
-    })
-}
-
-/// Attaches everything. Only the drop hook is indispensable: what else fails is said, shows in
-/// `hook_attached`, and leaves its series out.
-fn attach(hooks: &mut Hooks, interfaces: &Interfaces) -> Result<(), AttachError> {
-    interfaces.attach_all(hooks);
-    let root = cgroup::open_root();
-    let opened = root
-        .as_ref()
-        .map(|root| &root.dir)
-        .map_err(ToString::to_string);
-    if let Err(error) = hooks.attach_deliver(opened) {
-        warn!("{error}; inbound packets that are allowed are not measured");
-    }
-    hooks.attach_drop()
 }
 
 /// SIGHUP: takes over the traffics of the file as it is now. A bad file keeps the old ones.

@@ -30,8 +30,8 @@ pub struct KernelInfo {
     pub release: String,
     /// Whether its BTF could be read.
     pub btf: bool,
-    /// Whether it gives drop reasons.
-    pub drop_reasons: bool,
+    /// Whether it gives drop reasons; `None` where that is not known, without BTF.
+    pub drop_reasons: Option<bool>,
 }
 
 /// Where the metrics come from.
@@ -46,7 +46,6 @@ pub struct Source {
     reload_successful: AtomicBool,
     lines_lost: AtomicU64,
     states: SharedStates,
-    refused: Vec<Hook>,
     reasons: Arc<ReasonTable>,
     kernel: KernelInfo,
 }
@@ -58,13 +57,12 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl Source {
-    /// A source over the counters of loaded programs; `refused` are the hooks without a program.
+    /// A source over the counters of loaded programs.
     #[must_use]
     pub fn new(
         counters: Counters,
         traffics: Arc<Traffics>,
         states: SharedStates,
-        refused: Vec<Hook>,
         reasons: Arc<ReasonTable>,
         kernel: KernelInfo,
     ) -> Self {
@@ -76,7 +74,6 @@ impl Source {
             reload_successful: AtomicBool::new(true),
             lines_lost: AtomicU64::new(0),
             states,
-            refused,
             reasons,
             kernel,
         }
@@ -121,6 +118,11 @@ impl Source {
     #[must_use]
     pub fn reason_name(&self, reason: u32) -> String {
         self.reasons.name(reason).into_owned()
+    }
+
+    /// The drop program was loaded late.
+    pub fn drop_program_loaded(&self, ebpf: &aya::Ebpf) {
+        lock(&self.counters).watch_drop_program(ebpf);
     }
 
     /// A line of the packet log was thrown away because its reader is too slow.
@@ -186,7 +188,7 @@ impl Source {
                 .iter()
                 .filter(|((wanted, _), _)| *wanted == hook)
                 .peekable();
-            !self.refused.contains(&hook)
+            !self.states.is_refused(hook)
                 && (wanted.peek().is_none() || wanted.any(|(_, state)| state.is_ok()))
         };
         let measured = packets::Measured {

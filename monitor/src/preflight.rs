@@ -1,7 +1,5 @@
 //! What must be there before anything is attached.
 
-use std::path::Path;
-
 use thiserror::Error;
 
 /// What is missing, in one sentence with the way out.
@@ -18,17 +16,6 @@ pub enum PreflightError {
     Status {
         /// The file.
         path: &'static str,
-        /// What the kernel said.
-        source: std::io::Error,
-    },
-    /// The kernel was built without `CONFIG_DEBUG_INFO_BTF`, or hides it.
-    #[error(
-        "{path} can't be read ({source}): peerwatch finds the kernel's data structures through it; \
-         use a kernel built with CONFIG_DEBUG_INFO_BTF=y, as distributions have them"
-    )]
-    NoBtf {
-        /// The file.
-        path: String,
         /// What the kernel said.
         source: std::io::Error,
     },
@@ -63,25 +50,21 @@ fn effective(status: &str) -> u64 {
         .unwrap_or(0)
 }
 
-/// Checks the capabilities of this process and that the kernel shows its BTF.
+/// Checks the capabilities of this process.
 ///
 /// # Errors
 ///
-/// The first thing that is missing.
-pub fn check(btf: &Path) -> Result<(), PreflightError> {
+/// What is missing.
+pub fn check() -> Result<(), PreflightError> {
     let path = "/proc/self/status";
     let status =
         std::fs::read_to_string(path).map_err(|source| PreflightError::Status { path, source })?;
     let missing = missing(effective(&status));
-    if !missing.is_empty() {
-        return Err(PreflightError::Capabilities(missing));
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(PreflightError::Capabilities(missing))
     }
-    std::fs::File::open(btf)
-        .map(drop)
-        .map_err(|source| PreflightError::NoBtf {
-            path: btf.display().to_string(),
-            source,
-        })
 }
 
 #[cfg(test)]

@@ -31,6 +31,8 @@ const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
 
 /// Return values: `TC_ACT_SHOT` of `linux/pkt_cls.h`; 0 denies in a cgroup program.
 const TC_ACT_SHOT: i32 = 2;
+/// `enum tcx_action_base`: go on with the next program.
+const TCX_NEXT: i32 = -1;
 const CGROUP_DENY: i32 = 0;
 /// From `enum xdp_action`.
 const XDP_DROP: i32 = 1;
@@ -186,6 +188,32 @@ pub fn tcx_drop(netns: &NetNs, interface: &str, side: Side, place: Place) -> Res
         .run(|| bpf(BPF_LINK_CREATE, &mut attr))
         .context("TCX link")?;
     Ok(Attached { _link: link })
+}
+
+/// Fills the TCX chain of an interface with programs that let everything pass, until the kernel takes no
+/// more.
+///
+/// # Errors
+///
+/// When the kernel has no TCX.
+pub fn tcx_fill(netns: &NetNs, interface: &str, side: Side) -> Result<Vec<Attached>> {
+    let attach_type = side.tcx();
+    let target = netns.ifindex(interface)?;
+    let mut filled = Vec::new();
+    loop {
+        let program = load(BPF_PROG_TYPE_SCHED_CLS, attach_type, TCX_NEXT)?;
+        let mut attr = LinkCreate {
+            prog_fd: fd_number(&program)?,
+            target,
+            attach_type,
+            ..LinkCreate::default()
+        };
+        match netns.run(|| bpf(BPF_LINK_CREATE, &mut attr)) {
+            Ok(link) => filled.push(Attached { _link: link }),
+            Err(error) if filled.is_empty() => return Err(error.context("TCX link")),
+            Err(_) => return Ok(filled),
+        }
+    }
 }
 
 /// How many programs are in the TCX chain of an interface.

@@ -1,10 +1,12 @@
 //! The real binary, run in a namespace, and scrapes of it.
 
+use std::ffi::{CStr, CString, OsString};
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -21,6 +23,70 @@ const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALH
 
 /// Loading and attaching; two labs start side by side on a busy machine.
 const START_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How a daemon is started.
+#[derive(Clone, Copy, Debug)]
+pub struct Start<'a> {
+    /// Flags of `peerwatch run`.
+    pub flags: &'a [&'a str],
+    /// Variables of its environment.
+    pub environment: &'a [(&'a str, &'a str)],
+    /// Words of a program that starts it; none for itself.
+    pub wrapper: &'a [&'a str],
+    /// Files that are empty for it, in a mount namespace of its own.
+    pub hidden: &'a [&'a str],
+    /// Whether it has to become ready: without some hook it serves, and never is.
+    pub ready: bool,
+}
+
+impl Default for Start<'_> {
+    fn default() -> Self {
+        Self {
+            flags: &[],
+            environment: &[],
+            wrapper: &[],
+            hidden: &[],
+            ready: true,
+        }
+    }
+}
+
+/// Makes a command's process see these files empty: `/dev/null` lies over them, in a mount namespace of
+/// its own.
+///
+/// # Errors
+///
+/// When a path has a zero byte.
+pub fn hide(command: &mut Command, paths: &[&str]) -> Result<()> {
+    let paths: Vec<CString> = paths
+        .iter()
+        .map(|path| CString::new(*path))
+        .collect::<Result<_, _>>()?;
+    let mount = |source: &CStr, target: &CStr, flags| {
+        // SAFETY: the strings live through the call; there are no other arguments in memory.
+        let result = unsafe {
+            let (none, data) = (std::ptr::null(), std::ptr::null());
+            libc::mount(source.as_ptr(), target.as_ptr(), none, flags, data)
+        };
+        if result == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
+    };
+    // SAFETY: between fork and exec only unshare(2) and mount(2) are called, which are async-signal-safe,
+    // on strings that were made before the fork.
+    unsafe {
+        command.pre_exec(move || {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)?;
+            mount(c"none", c"/", libc::MS_REC | libc::MS_PRIVATE)?;
+            paths
+                .iter()
+                .try_for_each(|path| mount(c"/dev/null", path, libc::MS_BIND))
+        });
+    }
+    Ok(())
+}
 
 /// A running `peerwatch run`; killed on drop.
 #[derive(Debug)]
@@ -47,15 +113,34 @@ impl Daemon {
     ///
     /// As [`Daemon::start`].
     pub fn start_with(netns: &NetNs, directory: &Path, flags: &[&str]) -> Result<Self> {
+        let start = Start {
+            flags,
+            ..Start::default()
+        };
+        Self::start_as(netns, directory, &start)
+    }
+
+    /// The same in any way.
+    ///
+    /// # Errors
+    ///
+    /// As [`Daemon::start`].
+    pub fn start_as(netns: &NetNs, directory: &Path, start: &Start<'_>) -> Result<Self> {
         let stdout = directory.join("stdout");
         let stderr = directory.join("stderr");
-        let mut command = netns.command(binary()?)?;
-        command.arg("run").args(flags);
+        let mut words: Vec<OsString> = start.wrapper.iter().map(Into::into).collect();
+        words.push(binary()?.into_os_string());
+        let mut command = netns.command(&words[0])?;
+        command.args(&words[1..]).arg("run").args(start.flags);
         for (name, _) in std::env::vars_os() {
             // The user's own settings must not change what is tested.
             if name.to_string_lossy().starts_with("PEERWATCH_") {
                 command.env_remove(name);
             }
+        }
+        command.envs(start.environment.iter().copied());
+        if !start.hidden.is_empty() {
+            hide(&mut command, start.hidden)?;
         }
         command
             .stdin(Stdio::null())
@@ -69,14 +154,12 @@ impl Daemon {
             stdout,
             stderr,
         };
+        let path = if start.ready { "/readyz" } else { "/healthz" };
         until("the daemon is ready", START_DEADLINE, || {
             if let Some(status) = this.child.try_wait()? {
                 bail!("the daemon ended: {status}: {}", this.errors());
             }
-            Ok(this
-                .get("/readyz")
-                .ok()
-                .filter(|(status, _)| *status == 200))
+            Ok(this.get(path).ok().filter(|(status, _)| *status == 200))
         })
         .with_context(|| this.errors())?;
         Ok(this)

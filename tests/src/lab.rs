@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use anyhow::Result;
 
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, Start};
 use crate::expect::Family;
 use crate::netns::{NetNs, TempDir, keep, unique_prefix};
 use crate::send::FrameSender;
@@ -108,6 +108,15 @@ impl Lab {
     ///
     /// When a command fails, the daemon is not found, or does not become ready.
     pub fn create() -> Result<Self> {
+        Self::create_with(&Start::default())
+    }
+
+    /// The same with a daemon that is started in another way.
+    ///
+    /// # Errors
+    ///
+    /// As [`Lab::create`].
+    pub fn create_with(start: &Start<'_>) -> Result<Self> {
         let prefix = unique_prefix();
         let temp = TempDir::create(&prefix)?;
         let peer = namespace(&prefix, "peer")?;
@@ -153,7 +162,7 @@ impl Lab {
         }
         gw.sysctl("net.ipv4.ip_forward", "1")?;
         gw.sysctl("net.ipv6.conf.all.forwarding", "1")?;
-        let daemon = Daemon::start(&gw, temp.path())?;
+        let daemon = Daemon::start_as(&gw, temp.path(), start)?;
         if keep() {
             eprintln!("lab {prefix}: nsenter --net=/run/netns/{} bash", gw.name());
         }

@@ -7,8 +7,10 @@
 pub mod bpf;
 pub mod case;
 pub mod daemon;
+pub mod degraded;
 pub mod expect;
 pub mod feature;
+pub mod features;
 pub mod helper;
 pub mod kernel;
 pub mod lab;

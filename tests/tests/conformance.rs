@@ -12,7 +12,7 @@ use std::sync::Arc;
 use anyhow::{Result, ensure};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use monitor_tests::pool::{LABS, Pool};
-use monitor_tests::{daemon, helper, lifecycle, netns, rows};
+use monitor_tests::{daemon, degraded, features, helper, lifecycle, netns, rows};
 
 fn main() -> ExitCode {
     match run() {
@@ -56,6 +56,12 @@ fn run() -> Result<ExitCode> {
                 in_lab(&pool, |lab| run(lab, *family))
             }));
         }
+    }
+    for (name, run) in features::TRIALS.iter().chain(degraded::TRIALS) {
+        // Each makes what it needs itself.
+        trials.push(Trial::test(*name, move || {
+            run().map_err(|error| format!("{error:#}").into())
+        }));
     }
     if let Ok(only) = std::env::var("PEERWATCH_ONLY") {
         let names: HashSet<&str> = only.split_whitespace().collect();

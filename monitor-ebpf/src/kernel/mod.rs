@@ -2,7 +2,7 @@
 //!
 //! Fields that a BTF pointer reaches are dereferenced directly: the verifier checks each access
 //! against the kernel's own types, and a load that faults gives 0 (`PROBE_MEM`). The rest goes through
-//! `bpf_probe_read_kernel`.
+//! `bpf_probe_read_kernel`, and where the kernel has no BTF pointers, everything does.
 
 use aya_ebpf::Global;
 use aya_ebpf::helpers::{bpf_get_current_task, bpf_probe_read_kernel};
@@ -12,13 +12,19 @@ use crate::globals;
 pub(crate) mod device;
 pub(crate) mod skb;
 
-/// Reads a field through a pointer that the verifier knows the type of.
+/// Reads a field through a pointer that the verifier knows the type of; in a raw tracepoint, where it
+/// knows none, through the helper. One that cannot be read is 0 in both.
 ///
 /// # Safety
 ///
-/// `base` is a BTF pointer to the struct that `offset` belongs to, and T the field's type.
+/// `base` is the address of the struct that `offset` belongs to, and T the field's type, of which all
+/// zeros are a value. Where [`globals::DIRECT_READS`] is 1, `base` is a BTF pointer.
 #[inline(always)]
 unsafe fn direct<T>(base: *const u8, offset: &Global<u32>) -> T {
+    if globals::DIRECT_READS.load() == 0 {
+        // SAFETY: zeros are a T, by the caller's word.
+        return probe(base, offset).unwrap_or_else(|| unsafe { core::mem::zeroed() });
+    }
     // SAFETY: by the caller's word; the verifier refuses the program otherwise.
     unsafe { base.add(offset.load() as usize).cast::<T>().read_volatile() }
 }

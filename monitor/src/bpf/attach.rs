@@ -2,45 +2,24 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use aya::Ebpf;
 use aya::programs::cgroup_skb::CgroupSkbLink;
-use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcError};
+use aya::programs::raw_trace_point::RawTracePointLink;
+use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions};
 use aya::programs::tp_btf::BtfTracePointLink;
 use aya::programs::{
-    BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, LinkOrder, ProgramError,
-    SchedClassifier, TcAttachType, tc,
+    CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, LinkOrder, Program, ProgramError,
+    SchedClassifier, TcAttachType,
 };
 use thiserror::Error;
 
+mod clsact;
+
 use super::Hook;
-
-/// How a hook is attached, as in the label `mode`.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Mode {
-    /// BTF tracepoint.
-    TpBtf,
-    /// Link on a cgroup.
-    CgroupLink,
-    /// TCX link (6.6 and later).
-    Tcx,
-    /// Filter on the queueing discipline `clsact`.
-    Clsact,
-}
-
-impl Mode {
-    /// The name in metrics and logs.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::TpBtf => "tp_btf",
-            Self::CgroupLink => "cgroup_link",
-            Self::Tcx => "tcx",
-            Self::Clsact => "clsact",
-        }
-    }
-}
+use super::features::{Feature, Features};
+use super::load::{Loaded, Refusal, TP_BTF};
+pub use super::state::{HookState, HookStates, Mode, SharedStates};
 
 /// A hook that could not be attached.
 #[derive(Debug, Error)]
@@ -52,37 +31,8 @@ pub struct AttachError {
     pub place: String,
     /// What the kernel said.
     pub why: String,
-}
-
-/// One hook that is wanted: attached in some mode, or not, and why.
-pub type HookState = Result<Mode, String>;
-
-/// What is attached where: the hook and the interface, empty where it has none.
-pub type HookStates = BTreeMap<(Hook, String), HookState>;
-
-/// The states, as metrics and readiness read them.
-#[derive(Clone, Debug, Default)]
-pub struct SharedStates(Arc<Mutex<HookStates>>);
-
-impl SharedStates {
-    /// A copy of the states now.
-    #[must_use]
-    pub fn get(&self) -> HookStates {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    fn set(&self, hook: Hook, interface: &str, state: HookState) {
-        let mut states = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        states.insert((hook, interface.to_owned()), state);
-    }
-
-    fn remove_interface(&self, interface: &str) {
-        let mut states = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        states.retain(|(_, name), _| name != interface);
-    }
+    /// Whether it has no program: that was said when the programs were loaded.
+    pub program: bool,
 }
 
 /// How the programs see an interface. Two that are equal need no new attachment.
@@ -101,21 +51,44 @@ pub struct Wanted {
 struct Interface {
     wanted: Wanted,
     /// Held for their drop, which detaches.
-    _links: Vec<SchedClassifierLink>,
-    /// Whether every hook that is wanted is attached.
-    complete: bool,
+    links: BTreeMap<Hook, SchedClassifierLink>,
+}
+
+impl Wanted {
+    fn hooks(&self) -> &'static [(Hook, TcAttachType)] {
+        const BOTH: &[(Hook, TcAttachType)] = &[
+            (Hook::Egress, TcAttachType::Egress),
+            (Hook::Ingress, TcAttachType::Ingress),
+        ];
+        if self.ingress { BOTH } else { &BOTH[..1] }
+    }
+
+    /// The program of a hook for this interface.
+    const fn program(&self, hook: Hook) -> &'static str {
+        match (hook, self.ethernet) {
+            (Hook::Ingress, true) => "ingress_ethernet",
+            (Hook::Ingress, false) => "ingress_other",
+            (_, true) => "egress_ethernet",
+            (_, false) => "egress_other",
+        }
+    }
+}
+
+/// A link to `kfree_skb`; its drop detaches.
+#[derive(Debug)]
+enum DropLink {
+    TpBtf { _link: BtfTracePointLink },
+    RawTp { _link: RawTracePointLink },
 }
 
 /// The attached programs.
 #[derive(Debug)]
 pub struct Hooks {
-    ebpf: Ebpf,
-    refused: BTreeMap<Hook, String>,
-    drop_link: Option<BtfTracePointLink>,
+    loaded: Loaded,
+    drop_link: Option<DropLink>,
     deliver_link: Option<CgroupSkbLink>,
     interfaces: BTreeMap<u32, Interface>,
-    /// Decided by the first interface: TCX where the kernel has it.
-    tc_mode: Option<Mode>,
+    tc_mode: Mode,
     /// Interfaces whose `clsact` is ours.
     own_clsact: BTreeSet<u32>,
     states: SharedStates,
@@ -124,23 +97,40 @@ pub struct Hooks {
 impl Hooks {
     /// Takes over a loaded object. Its hooks without a program are reported as such.
     #[must_use]
-    pub fn new(loaded: super::load::Loaded) -> Self {
+    pub fn new(loaded: Loaded, features: &Features) -> Self {
         let states = SharedStates::default();
         for hook in [Hook::Drop, Hook::Deliver] {
-            let why = loaded.refused.get(&hook).cloned();
-            let why = why.unwrap_or_else(|| "not attached yet".to_owned());
-            states.set(hook, "", Err(why));
+            states.set(hook, "", Err("not attached yet".to_owned()));
         }
-        Self {
-            ebpf: loaded.ebpf,
-            refused: loaded.refused,
+        let this = Self {
+            loaded,
             drop_link: None,
             deliver_link: None,
             interfaces: BTreeMap::new(),
-            tc_mode: None,
+            tc_mode: if features.has(Feature::Tcx) {
+                Mode::Tcx
+            } else {
+                Mode::Clsact
+            },
             own_clsact: BTreeSet::new(),
             states,
+        };
+        this.say_refused();
+        this
+    }
+
+    /// Tells those who read the states which hooks have no program.
+    fn say_refused(&self) {
+        let mut refused = BTreeSet::new();
+        for hook in Hook::ALL {
+            if let Some(refusal) = self.loaded.refusal(hook) {
+                refused.insert(hook);
+                if matches!(hook, Hook::Drop | Hook::Deliver) {
+                    self.states.set(hook, "", Err(refusal.why.clone()));
+                }
+            }
         }
+        self.states.set_refused(refused);
     }
 
     /// What is attached, now and later.
@@ -149,26 +139,40 @@ impl Hooks {
         self.states.clone()
     }
 
-    fn host_hook(
-        &mut self,
-        hook: Hook,
-        mode: Mode,
-        result: Result<(), String>,
-    ) -> Result<(), AttachError> {
-        match result {
-            Ok(()) => {
-                self.states.set(hook, "", Ok(mode));
-                Ok(())
-            }
-            Err(why) => {
-                self.states.set(hook, "", Err(why.clone()));
-                Err(AttachError {
-                    hook,
-                    place: String::new(),
-                    why,
-                })
-            }
-        }
+    /// The object and what of it is not loaded.
+    #[must_use]
+    pub fn loaded(&self) -> &Loaded {
+        &self.loaded
+    }
+
+    /// Tries again to load the programs whose refusal may have passed. Gives those that are loaded now.
+    pub fn load_again(&mut self) -> Vec<&'static str> {
+        let loaded = self.loaded.load_again();
+        self.say_refused();
+        loaded
+    }
+
+    /// Whether a hook that belongs to no interface has a program and is not attached.
+    #[must_use]
+    pub fn can_attach(&self, hook: Hook) -> bool {
+        let attached = match hook {
+            Hook::Drop => self.drop_link.is_some(),
+            _ => self.deliver_link.is_some(),
+        };
+        !attached && self.loaded.refusal(hook).is_none()
+    }
+
+    fn host_hook(&self, hook: Hook, result: Result<Mode, Refused>) -> Result<(), AttachError> {
+        let state = result.as_ref().map_err(|refused| refused.why.clone());
+        self.states.set(hook, "", state.copied());
+        result
+            .map(drop)
+            .map_err(|Refused { why, program }| AttachError {
+                hook,
+                place: String::new(),
+                why,
+                program,
+            })
     }
 
     /// Attaches to `kfree_skb`.
@@ -177,13 +181,19 @@ impl Hooks {
     ///
     /// Where the program was not loaded, or the kernel refuses.
     pub fn attach_drop(&mut self) -> Result<(), AttachError> {
-        let result = match self.refused.get(&Hook::Drop) {
-            Some(why) => Err(why.clone()),
-            None => attach_drop(&mut self.ebpf)
-                .map(|link| self.drop_link = Some(link))
-                .map_err(|error| error.to_string()),
+        let result = match self.loaded.refusal(Hook::Drop) {
+            Some(refusal) => Err(refusal.into()),
+            None => attach_drop(&mut self.loaded).map_err(Refused::by_kernel),
         };
-        self.host_hook(Hook::Drop, Mode::TpBtf, result)
+        let result = result.map(|link| {
+            let mode = match link {
+                DropLink::TpBtf { .. } => Mode::TpBtf,
+                DropLink::RawTp { .. } => Mode::RawTp,
+            };
+            self.drop_link = Some(link);
+            mode
+        });
+        self.host_hook(Hook::Drop, result)
     }
 
     /// Attaches to the root cgroup; `root` is its open directory, or why there is none.
@@ -192,46 +202,53 @@ impl Hooks {
     ///
     /// Where there is no root, the program was not loaded, or the kernel refuses.
     pub fn attach_deliver(&mut self, root: Result<impl AsFd, String>) -> Result<(), AttachError> {
-        let result = match (self.refused.get(&Hook::Deliver), root) {
-            (Some(why), _) => Err(why.clone()),
-            (None, Err(why)) => Err(why),
-            (None, Ok(root)) => attach_deliver(&mut self.ebpf, root)
-                .map(|link| self.deliver_link = Some(link))
-                .map_err(|error| error.to_string()),
+        let result = match (self.loaded.refusal(Hook::Deliver), root) {
+            (Some(refusal), _) => Err(refusal.into()),
+            (None, Err(why)) => Err(Refused {
+                why,
+                program: false,
+            }),
+            (None, Ok(root)) => {
+                attach_deliver(&mut self.loaded.ebpf, root).map_err(Refused::by_kernel)
+            }
         };
-        self.host_hook(Hook::Deliver, Mode::CgroupLink, result)
+        let result = result.map(|link| {
+            self.deliver_link = Some(link);
+            Mode::CgroupLink
+        });
+        self.host_hook(Hook::Deliver, result)
     }
 
-    /// Attaches an interface as it should be, which may mean to detach it first. Nothing happens where
-    /// it is already.
+    /// Attaches an interface as it should be, which may mean to detach it first. What is attached
+    /// already stays: where a hook failed before, only that one is tried again.
     ///
     /// # Errors
     ///
     /// The first hook that failed. The others are attached all the same.
     pub fn attach_interface(&mut self, index: u32, wanted: Wanted) -> Result<(), AttachError> {
-        if let Some(interface) = self.interfaces.get_mut(&index)
-            && interface.complete
-        {
-            if interface.wanted == wanted {
-                return Ok(());
-            }
-            let renamed = interface.wanted.name != wanted.name
-                && interface.wanted.ethernet == wanted.ethernet
-                && interface.wanted.ingress == wanted.ingress;
-            if renamed {
-                // The programs stay: attachments go by index.
-                self.states.remove_interface(&interface.wanted.name);
-                if let Some(mode) = self.tc_mode {
-                    self.states.set(Hook::Egress, &wanted.name, Ok(mode));
-                    if wanted.ingress {
-                        self.states.set(Hook::Ingress, &wanted.name, Ok(mode));
-                    }
+        let known = self.interfaces.get_mut(&index);
+        let fits = known.filter(|known| {
+            known.wanted.ethernet == wanted.ethernet && known.wanted.ingress == wanted.ingress
+        });
+        match fits {
+            Some(known) if known.wanted.name == wanted.name => {}
+            Some(known) => {
+                // Renamed. The programs stay: attachments go by index.
+                self.states.remove_interface(&known.wanted.name);
+                for hook in known.links.keys() {
+                    self.states.set(*hook, &wanted.name, Ok(self.tc_mode));
                 }
-                interface.wanted = wanted;
-                return Ok(());
+                known.wanted = wanted.clone();
             }
+            None => self.detach_interface(index),
         }
-        self.detach_interface(index);
+        let known = self.interfaces.get(&index);
+        let attached = |hook| known.is_some_and(|known| known.links.contains_key(&hook));
+        let hooks = wanted.hooks().iter().copied();
+        let open: Vec<_> = hooks.filter(|(hook, _)| !attached(*hook)).collect();
+        if open.is_empty() {
+            return Ok(());
+        }
         // Attaching goes by name, and names move: a device may have been renamed since it was told of.
         let found = nix::net::if_::if_nametoindex(wanted.name.as_str());
         if found != Ok(index) {
@@ -239,45 +256,47 @@ impl Hooks {
                 hook: Hook::Egress,
                 place: format!("of {} ", wanted.name),
                 why: "the name belongs to no interface, or to another one by now".to_owned(),
+                program: false,
             });
         }
-        let mut hooks = vec![(Hook::Egress, TcAttachType::Egress)];
-        if wanted.ingress {
-            hooks.push((Hook::Ingress, TcAttachType::Ingress));
-        }
-        let mut links = Vec::new();
+        let mut links = BTreeMap::new();
         let mut first_error = None;
-        for (hook, attach_type) in hooks {
+        for (hook, attach_type) in open {
             match self.attach_tc(index, &wanted, hook, attach_type) {
-                Ok((link, mode)) => {
-                    links.push(link);
-                    self.states.set(hook, &wanted.name, Ok(mode));
+                Ok(link) => {
+                    links.insert(hook, link);
+                    self.states.set(hook, &wanted.name, Ok(self.tc_mode));
                 }
-                Err(why) => {
+                Err(Refused { why, program }) => {
                     self.states.set(hook, &wanted.name, Err(why.clone()));
                     first_error.get_or_insert(AttachError {
                         hook,
                         place: format!("of {} ", wanted.name),
                         why,
+                        program,
                     });
                 }
             }
         }
-        self.interfaces.insert(
-            index,
-            Interface {
-                wanted,
-                _links: links,
-                complete: first_error.is_none(),
-            },
-        );
+        let interface = self.interfaces.entry(index).or_insert_with(|| Interface {
+            wanted,
+            links: BTreeMap::new(),
+        });
+        interface.links.append(&mut links);
         first_error.map_or(Ok(()), Err)
     }
 
-    /// The interfaces of which some hook could not be attached.
+    /// The interfaces of which some hook is not attached and could be: its program is there.
     #[must_use]
     pub fn incomplete(&self) -> Vec<u32> {
-        let incomplete = self.interfaces.iter().filter(|(_, i)| !i.complete);
+        let could = |interface: &Interface, hook: Hook| {
+            let program = interface.wanted.program(hook);
+            !interface.links.contains_key(&hook) && !self.loaded.refused.contains_key(program)
+        };
+        let incomplete = self.interfaces.iter().filter(|(_, interface)| {
+            let mut hooks = interface.wanted.hooks().iter();
+            hooks.any(|(hook, _)| could(interface, *hook))
+        });
         incomplete.map(|(index, _)| *index).collect()
     }
 
@@ -292,7 +311,7 @@ impl Hooks {
     #[must_use]
     pub fn detach_all(self) -> BTreeSet<u32> {
         let Self {
-            ebpf,
+            loaded,
             drop_link,
             deliver_link,
             interfaces,
@@ -300,7 +319,7 @@ impl Hooks {
             ..
         } = self;
         drop(interfaces);
-        drop((drop_link, deliver_link, ebpf));
+        drop((drop_link, deliver_link, loaded));
         own_clsact
     }
 
@@ -310,82 +329,78 @@ impl Hooks {
         wanted: &Wanted,
         hook: Hook,
         attach_type: TcAttachType,
-    ) -> Result<(SchedClassifierLink, Mode), String> {
-        if let Some(why) = self.refused.get(&hook) {
-            return Err(why.clone());
+    ) -> Result<SchedClassifierLink, Refused> {
+        let name = wanted.program(hook);
+        if let Some(refusal) = self.loaded.refused.get(name) {
+            return Err(refusal.into());
         }
-        let name = match (hook, wanted.ethernet) {
-            (Hook::Ingress, true) => "ingress_ethernet",
-            (Hook::Ingress, false) => "ingress_other",
-            (_, true) => "egress_ethernet",
-            (_, false) => "egress_other",
-        };
-        let program = self.ebpf.program_mut(name);
+        let program = self.loaded.ebpf.program_mut(name);
         let program: &mut SchedClassifier = program
-            .ok_or_else(|| format!("the kernel programs have no program {name}"))?
-            .try_into()
-            .map_err(|error: ProgramError| error.to_string())?;
-        if self.tc_mode != Some(Mode::Clsact) {
+            .ok_or(ProgramError::NotLoaded)
+            .and_then(TryInto::try_into)
+            .map_err(Refused::by_kernel)?;
+        let options = if self.tc_mode == Mode::Tcx {
             // First in the chain: a program ahead of ours that ends it would hide packets from us.
-            let options = TcAttachOptions::TcxOrder(LinkOrder::first());
-            match program.attach_with_options(&wanted.name, attach_type, options) {
-                Ok(id) => {
-                    self.tc_mode = Some(Mode::Tcx);
-                    let link = program.take_link(id).map_err(|error| error.to_string())?;
-                    return Ok((link, Mode::Tcx));
-                }
-                // EINVAL: a kernel without TCX. Where it has worked before, the reason is another.
-                Err(error) if self.tc_mode.is_some() || !is_unsupported(&error) => {
-                    return Err(describe(&error));
-                }
-                Err(_) => {}
+            TcAttachOptions::TcxOrder(LinkOrder::first())
+        } else {
+            if clsact::add(&wanted.name, attach_type).map_err(Refused::by_kernel)? {
+                self.own_clsact.insert(index);
             }
-        }
-        let own = match tc::qdisc_add_clsact(&wanted.name) {
-            Ok(()) => true,
-            Err(TcError::AlreadyAttached) => remove_stale(&wanted.name, attach_type),
-            Err(TcError::NetlinkError(error)) if is_exists(&error) => {
-                remove_stale(&wanted.name, attach_type)
-            }
-            Err(error) => return Err(error.to_string()),
+            TcAttachOptions::Netlink(NlOptions {
+                priority: 1,
+                ..NlOptions::default()
+            })
         };
-        if own {
-            self.own_clsact.insert(index);
-        }
-        let options = TcAttachOptions::Netlink(NlOptions {
-            priority: 1,
-            ..NlOptions::default()
-        });
-        let id = program
-            .attach_with_options(&wanted.name, attach_type, options)
-            .map_err(|error| describe(&error))?;
-        self.tc_mode = Some(Mode::Clsact);
-        let link = program.take_link(id).map_err(|error| error.to_string())?;
-        Ok((link, Mode::Clsact))
+        let id = program.attach_with_options(&wanted.name, attach_type, options);
+        id.and_then(|id| program.take_link(id))
+            .map_err(Refused::by_kernel)
     }
 }
 
-/// Removes filters that a peerwatch left when it was killed: unlike links, they outlive their process,
-/// and there is one peerwatch in a network namespace. Gives whether there were any: then the `clsact`
-/// that they were on was added by it, too.
-fn remove_stale(interface: &str, attach_type: TcAttachType) -> bool {
-    let names = [
-        "egress_ethernet",
-        "egress_other",
-        "ingress_ethernet",
-        "ingress_other",
-    ];
-    let removed = names
-        .iter()
-        .filter(|name| tc::qdisc_detach_program(interface, attach_type, name).is_ok());
-    removed.count() > 0
+/// Why something was not attached.
+struct Refused {
+    why: String,
+    /// See [`AttachError`].
+    program: bool,
 }
 
-fn attach_drop(ebpf: &mut Ebpf) -> Result<BtfTracePointLink, ProgramError> {
-    let program = ebpf.program_mut("kfree_skb");
-    let program: &mut BtfTracePoint = program.ok_or(ProgramError::NotLoaded)?.try_into()?;
-    let id = program.attach()?;
-    program.take_link(id)
+impl Refused {
+    fn by_kernel(error: ProgramError) -> Self {
+        let why = match error {
+            ProgramError::SyscallError(error) => format!("{}: {}", error.call, error.io_error),
+            other => other.to_string(),
+        };
+        Self {
+            why,
+            program: false,
+        }
+    }
+}
+
+impl From<&Refusal> for Refused {
+    fn from(refusal: &Refusal) -> Self {
+        Self {
+            why: refusal.why.clone(),
+            program: true,
+        }
+    }
+}
+
+fn attach_drop(loaded: &mut Loaded) -> Result<DropLink, ProgramError> {
+    let program = loaded.ebpf.program_mut(loaded.drop_program);
+    match program.ok_or(ProgramError::NotLoaded)? {
+        Program::BtfTracePoint(program) => {
+            let id = program.attach()?;
+            let link = program.take_link(id)?;
+            Ok(DropLink::TpBtf { _link: link })
+        }
+        Program::RawTracePoint(program) => {
+            let id = program.attach(TP_BTF)?;
+            let link = program.take_link(id)?;
+            Ok(DropLink::RawTp { _link: link })
+        }
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
 }
 
 fn attach_deliver(ebpf: &mut Ebpf, root: impl AsFd) -> Result<CgroupSkbLink, ProgramError> {
@@ -394,27 +409,4 @@ fn attach_deliver(ebpf: &mut Ebpf, root: impl AsFd) -> Result<CgroupSkbLink, Pro
     // `Single` means no flags: links stand beside others anyway, and refuse the flag for it.
     let id = program.attach(root, CgroupSkbAttachType::Ingress, CgroupAttachMode::Single)?;
     program.take_link(id)
-}
-
-fn describe(error: &ProgramError) -> String {
-    match error {
-        ProgramError::SyscallError(error) => format!("{}: {}", error.call, error.io_error),
-        other => other.to_string(),
-    }
-}
-
-fn is_unsupported(error: &ProgramError) -> bool {
-    matches!(error, ProgramError::SyscallError(error)
-        if matches!(error.io_error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)))
-}
-
-fn is_exists(error: &(dyn std::error::Error + 'static)) -> bool {
-    let mut error = Some(error);
-    while let Some(this) = error {
-        if let Some(io) = this.downcast_ref::<std::io::Error>() {
-            return io.raw_os_error() == Some(libc::EEXIST);
-        }
-        error = this.source();
-    }
-    false
 }

@@ -13,6 +13,7 @@ use monitor_common::event::loss;
 use monitor_common::interface::{InterfaceCount, MAX_INTERFACES, NO_INTERFACE, OTHER_INTERFACES};
 use thiserror::Error;
 
+use super::load::{RAW_TP, TP_BTF};
 use super::tables::{TableError, take};
 
 /// A counter map could not be read.
@@ -113,6 +114,12 @@ fn sum_interface(values: &PerCpuValues<InterfaceCount>) -> InterfaceCount {
     sum
 }
 
+/// The drop program that is loaded.
+fn drop_program(ebpf: &Ebpf) -> Option<ProgramFd> {
+    let fd = |name: &&str| ebpf.program(name)?.fd().ok()?.try_clone().ok();
+    [TP_BTF, RAW_TP].iter().find_map(fd)
+}
+
 impl Counters {
     /// Takes the counter maps out of a loaded object.
     ///
@@ -140,11 +147,13 @@ impl Counters {
             interfaces,
             fragments: take(ebpf, "FRAGMENTS")?,
             losses: take(ebpf, "LOSSES")?,
-            drop_program: ebpf
-                .program("kfree_skb")
-                .and_then(|program| program.fd().ok())
-                .and_then(|fd| fd.try_clone().ok()),
+            drop_program: drop_program(ebpf),
         })
+    }
+
+    /// The drop program was loaded late: from now on its missed calls are told.
+    pub fn watch_drop_program(&mut self, ebpf: &Ebpf) {
+        self.drop_program = drop_program(ebpf);
     }
 
     /// Reads everything. Drops are read before allowed packets: one that is counted as allowed and then

@@ -2,7 +2,6 @@
 
 use thiserror::Error;
 
-use super::Hook;
 use crate::btf::{Btf, BtfError};
 
 /// The globals that take the offset of a field, and the field. `monitor-ebpf/src/globals.rs` has their
@@ -50,7 +49,7 @@ const LINK_HEADER_FIELDS: &[&str] = &["sk_buff.head", "sk_buff.data", "sk_buff.n
 
 /// A field that this kernel does not have.
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
-#[error("this kernel's BTF has no field {path}: {why}")]
+#[error("the place of the field {path} is not known: {why}")]
 pub struct MissingField {
     /// Dotted path.
     pub path: &'static str,
@@ -69,6 +68,10 @@ pub struct KernelFacts {
     pub has_reason: bool,
     /// Whether `kfree_skb` names the receiving socket.
     pub has_receiving_socket: bool,
+    /// Whether reasons have subsystems.
+    pub has_subsystems: bool,
+    /// The number by which a BTF tracepoint program names `kfree_skb`.
+    pub tracepoint: Option<u32>,
 }
 
 impl KernelFacts {
@@ -103,6 +106,8 @@ impl KernelFacts {
                 why: error.to_string(),
             }),
         }
+        facts.tracepoint = Some(btf.tracepoint_id("kfree_skb")?);
+        facts.has_subsystems = btf.enum_values("skb_drop_reason_subsys").is_ok();
         let arguments = btf.tracepoint_arguments("kfree_skb")?;
         facts.has_reason = arguments
             .get(2)
@@ -113,19 +118,40 @@ impl KernelFacts {
         Ok(facts)
     }
 
-    /// The first field that a hook needs and this kernel lacks; `has_netns_cookie` says whether the
-    /// socket hook can do without device fields.
+    /// What is known without BTF: nothing, and why.
     #[must_use]
-    pub fn obstacle(&self, hook: Hook, has_netns_cookie: bool) -> Option<&MissingField> {
-        self.missing.iter().find(|field| match hook {
-            Hook::Drop => match field.path {
+    pub fn unknown(why: &str) -> Self {
+        let paths = FIELDS.iter().map(|(_, path)| *path);
+        let missing = paths.chain(["sk_buff.pkt_type"]).map(|path| MissingField {
+            path,
+            why: why.to_owned(),
+        });
+        Self {
+            missing: missing.collect(),
+            ..Self::default()
+        }
+    }
+
+    /// The offset that a global takes, bytes.
+    #[must_use]
+    pub fn offset(&self, global: &str) -> Option<u32> {
+        let found = self.offsets.iter().find(|(name, _)| *name == global);
+        found.map(|(_, offset)| *offset)
+    }
+
+    /// The first field that a program needs and whose place is not known; `has_netns_cookie` says
+    /// whether the socket hook can do without device fields.
+    #[must_use]
+    pub fn obstacle(&self, program: &str, has_netns_cookie: bool) -> Option<&MissingField> {
+        self.missing.iter().find(|field| match program {
+            "kfree_skb" | "kfree_skb_raw" => match field.path {
                 // Read only where the argument exists.
                 "sock.__sk_common.skc_state" => self.has_receiving_socket,
                 _ => true,
             },
-            Hook::Deliver => !has_netns_cookie && NAMESPACE_FIELDS.contains(&field.path),
-            Hook::Ingress => false,
-            Hook::Egress => LINK_HEADER_FIELDS.contains(&field.path),
+            "deliver" => !has_netns_cookie && NAMESPACE_FIELDS.contains(&field.path),
+            "egress_other" => LINK_HEADER_FIELDS.contains(&field.path),
+            _ => false,
         })
     }
 }

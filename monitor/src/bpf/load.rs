@@ -1,14 +1,15 @@
 //! Loading the programs, each on its own: what one kernel refuses takes away one hook, not the daemon.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
-use aya::programs::{BtfTracePoint, CgroupSkb, ProgramError, ProgramType, SchedClassifier};
-use aya::sys::{BpfHelper, is_helper_supported};
-use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
+use aya::programs::{Program, ProgramError};
+use aya::{Ebpf, EbpfLoader, Endianness, VerifierLogLevel};
 use thiserror::Error;
 
 use super::Hook;
-use super::facts::KernelFacts;
+use super::features::{Feature, Features};
+use super::kernel::Kernel;
 
 /// Settings that are frozen into the programs.
 #[derive(Clone, Copy, Debug)]
@@ -55,18 +56,44 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     text
 }
 
-/// What the programs can use here, and why some are not there.
+/// Why a program is not loaded.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Refusal {
+    /// In one sentence.
+    pub why: String,
+    /// Whether it may be otherwise later.
+    pub cause: Cause,
+}
+
+/// What keeps a program from being loaded.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Cause {
+    /// The kernel's BTF cannot be had.
+    NoBtf,
+    /// Something of this kernel: a field that is missing, or the verifier's word. It stays so.
+    Kernel,
+    /// Memory, limits or permissions, which may change.
+    Passing,
+}
+
+/// The loaded object: which programs are there, and why some are not.
 #[derive(Debug)]
 pub struct Loaded {
     /// The object.
     pub ebpf: Ebpf,
-    /// Hooks whose program is not loaded, and why, in one sentence.
-    pub refused: BTreeMap<Hook, String>,
+    /// Name of the program that serves [`Hook::Drop`]: `kfree_skb`, or `kfree_skb_raw`.
+    pub drop_program: &'static str,
+    /// The programs that are not loaded.
+    pub refused: BTreeMap<&'static str, Refusal>,
+    /// Where the kernel's BTF is.
+    btf: Option<PathBuf>,
+    verifier_log: bool,
 }
 
-/// The programs and the hook that each serves.
+/// The programs and the hook that each serves. Of the first two, one is loaded.
 const PROGRAMS: &[(&str, Hook)] = &[
-    ("kfree_skb", Hook::Drop),
+    (TP_BTF, Hook::Drop),
+    (RAW_TP, Hook::Drop),
     ("deliver", Hook::Deliver),
     ("egress_ethernet", Hook::Egress),
     ("egress_other", Hook::Egress),
@@ -74,19 +101,29 @@ const PROGRAMS: &[(&str, Hook)] = &[
     ("ingress_other", Hook::Ingress),
 ];
 
+/// The drop program as a BTF tracepoint, named after it.
+pub(super) const TP_BTF: &str = "kfree_skb";
+/// The drop program as a raw tracepoint.
+pub(super) const RAW_TP: &str = "kfree_skb_raw";
+
 /// Loads everything that this kernel takes.
 ///
 /// # Errors
 ///
 /// Where not even the maps can be made.
 pub fn load(
-    facts: &KernelFacts,
-    kernel_btf: Option<&aya::Btf>,
+    kernel: &Kernel,
+    features: &Features,
     settings: &Settings,
 ) -> Result<Loaded, LoadError> {
-    let has_cookie = settings.netns_cookie.is_some()
-        && is_helper_supported(ProgramType::CgroupSkb, BpfHelper::BPF_FUNC_get_netns_cookie)
-            .unwrap_or(false);
+    let facts = &kernel.facts;
+    let has_cookie = settings.netns_cookie.is_some() && features.has(Feature::NetnsCookieCgroup);
+    let drop_program = if features.has(Feature::TpBtf) {
+        TP_BTF
+    } else {
+        RAW_TP
+    };
+    let direct_reads = u8::from(drop_program == TP_BTF);
     let has_reason = u8::from(facts.has_reason);
     let has_receiving_socket = u8::from(facts.has_receiving_socket);
     let cookie = settings.netns_cookie.unwrap_or(0);
@@ -97,11 +134,13 @@ pub fn load(
     let burst = period.saturating_mul(u64::from(settings.log_burst.max(1)) - 1);
 
     let mut loader = EbpfLoader::new();
-    loader.btf(kernel_btf);
+    // For relocations, of which the object has none.
+    loader.btf(None);
     for (name, value) in &facts.offsets {
         loader.override_global(name, value, true);
     }
     loader
+        .override_global("DIRECT_READS", &direct_reads, true)
         .override_global("HAS_REASON", &has_reason, true)
         .override_global("HAS_RECEIVING_SOCKET", &has_receiving_socket, true)
         .override_global("NETNS_INUM", &settings.netns_inum, true)
@@ -115,55 +154,134 @@ pub fn load(
     if settings.verifier_log {
         loader.verifier_log_level(VerifierLogLevel::VERBOSE | VerifierLogLevel::STATS);
     }
-    let mut ebpf = loader
+    let ebpf = loader
         .load(super::OBJECT)
         .map_err(|error| LoadError::Object(Box::new(error)))?;
 
-    let mut refused = BTreeMap::new();
-    for &(name, hook) in PROGRAMS {
-        if let Some(field) = facts.obstacle(hook, has_cookie) {
-            refused.insert(hook, field.to_string());
-        } else if let Err(error) = load_one(&mut ebpf, name, kernel_btf) {
-            let text = match &error {
-                ProgramError::LoadError {
-                    io_error,
-                    verifier_log,
-                } => format!(
-                    "the kernel refused the program {name}: {io_error}{}",
-                    excerpt(&verifier_log.to_string(), settings.verifier_log)
-                ),
-                other => format!("the program {name} was not loaded: {}", chain(other)),
+    let mut all = Loaded {
+        ebpf,
+        drop_program,
+        refused: BTreeMap::new(),
+        btf: kernel.btf.clone().ok(),
+        verifier_log: settings.verifier_log,
+    };
+    let names: Vec<&'static str> = all.programs().map(|(name, _)| name).collect();
+    for &name in &names {
+        if let Some(field) = facts.obstacle(name, has_cookie) {
+            let refusal = match &kernel.btf {
+                Err(why) => Refusal {
+                    why: format!(
+                        "the kernel's BTF can't be read ({why}); give it in a file with --btf FILE"
+                    ),
+                    cause: Cause::NoBtf,
+                },
+                Ok(_) => Refusal {
+                    why: field.to_string(),
+                    cause: Cause::Kernel,
+                },
             };
-            refused.insert(hook, text);
+            all.refused.insert(name, refusal);
         }
     }
-    Ok(Loaded { ebpf, refused })
+    all.load_missing(&names);
+    Ok(all)
 }
 
-fn load_one(
-    ebpf: &mut Ebpf,
-    name: &str,
-    kernel_btf: Option<&aya::Btf>,
-) -> Result<(), ProgramError> {
-    let Some(program) = ebpf.program_mut(name) else {
-        return Err(ProgramError::NotLoaded);
-    };
+impl Loaded {
+    /// The programs that are wanted here, and their hooks.
+    pub fn programs(&self) -> impl Iterator<Item = (&'static str, Hook)> + use<> {
+        let drop_program = self.drop_program;
+        let wanted =
+            move |(name, hook): &(&str, Hook)| *hook != Hook::Drop || *name == drop_program;
+        PROGRAMS.iter().copied().filter(wanted)
+    }
+
+    /// Why a hook has no program at all; `None` where it has one.
+    #[must_use]
+    pub fn refusal(&self, hook: Hook) -> Option<&Refusal> {
+        let mut programs = self.programs().filter(|(_, of)| *of == hook);
+        let (first, _) = programs.next()?;
+        let refusal = self.refused.get(first)?;
+        let mut others = programs.map(|(name, _)| self.refused.contains_key(name));
+        others.all(|refused| refused).then_some(refusal)
+    }
+
+    /// Why no hook has a program; `None` where one has.
+    #[must_use]
+    pub fn nothing(&self) -> Option<&Refusal> {
+        let mut refusals = Hook::ALL.iter().map(|hook| self.refusal(*hook));
+        let first = refusals.next()??;
+        refusals.all(|refusal| refusal.is_some()).then_some(first)
+    }
+
+    /// Tries again the programs whose refusal may have passed. Gives those that are loaded now.
+    pub fn load_again(&mut self) -> Vec<&'static str> {
+        let passing = self
+            .refused
+            .iter()
+            .filter(|(_, refusal)| refusal.cause == Cause::Passing);
+        let names: Vec<&'static str> = passing.map(|(name, _)| *name).collect();
+        for name in &names {
+            self.refused.remove(name);
+        }
+        self.load_missing(&names);
+        let mut loaded = names;
+        loaded.retain(|name| !self.refused.contains_key(name));
+        loaded
+    }
+
+    /// Loads those of these programs that are not refused yet.
+    fn load_missing(&mut self, names: &[&'static str]) {
+        for &name in names {
+            if self.refused.contains_key(name) {
+                continue;
+            }
+            if let Err(error) = load_one(&mut self.ebpf, name, self.btf.as_deref()) {
+                let refusal = self.describe(name, &error);
+                self.refused.insert(name, refusal);
+            }
+        }
+    }
+
+    fn describe(&self, name: &str, error: &ProgramError) -> Refusal {
+        match error {
+            ProgramError::LoadError {
+                io_error,
+                verifier_log,
+            } => Refusal {
+                why: format!(
+                    "the kernel refused the program {name}: {io_error}{}",
+                    excerpt(&verifier_log.to_string(), self.verifier_log)
+                ),
+                cause: cause(io_error),
+            },
+            other => Refusal {
+                why: format!("the program {name} was not loaded: {}", chain(other)),
+                cause: Cause::Kernel,
+            },
+        }
+    }
+}
+
+/// Whether an error of loading may pass: the verifier's own are EACCES, EINVAL and the like.
+fn cause(error: &std::io::Error) -> Cause {
+    match error.raw_os_error() {
+        Some(libc::EPERM | libc::ENOMEM | libc::EAGAIN) => Cause::Passing,
+        _ => Cause::Kernel,
+    }
+}
+
+fn load_one(ebpf: &mut Ebpf, name: &str, btf: Option<&Path>) -> Result<(), ProgramError> {
+    let program = ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)?;
     match program {
-        aya::programs::Program::BtfTracePoint(_) => {
-            let Some(btf) = kernel_btf else {
-                return Err(ProgramError::NotLoaded);
-            };
-            let program: &mut BtfTracePoint = program.try_into()?;
-            program.load(name, btf)
+        Program::BtfTracePoint(program) => {
+            let btf = btf.ok_or(ProgramError::NotLoaded)?;
+            program.load(name, &aya::Btf::parse_file(btf, Endianness::default())?)
         }
-        aya::programs::Program::CgroupSkb(_) => {
-            let program: &mut CgroupSkb = program.try_into()?;
-            program.load()
-        }
-        _ => {
-            let program: &mut SchedClassifier = program.try_into()?;
-            program.load()
-        }
+        Program::RawTracePoint(program) => program.load(),
+        Program::CgroupSkb(program) => program.load(),
+        Program::SchedClassifier(program) => program.load(),
+        _ => Err(ProgramError::UnexpectedProgramType),
     }
 }
 
@@ -193,6 +311,17 @@ fn excerpt(log: &str, whole: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_can_change_is_tried_again() {
+        let of = |code| cause(&std::io::Error::from_raw_os_error(code));
+        for code in [libc::EPERM, libc::ENOMEM, libc::EAGAIN] {
+            assert_eq!(of(code), Cause::Passing, "{code}");
+        }
+        for code in [libc::EACCES, libc::EINVAL, libc::E2BIG] {
+            assert_eq!(of(code), Cause::Kernel, "{code}");
+        }
+    }
 
     #[test]
     fn an_excerpt_shows_the_end_and_says_what_it_left_out() {

@@ -24,6 +24,7 @@ pub(super) struct Keys {
     pub(super) log_format: Option<Spanned<String>>,
     pub(super) log_level: Option<Spanned<String>>,
     pub(super) bpf_log: Option<Spanned<String>>,
+    pub(super) btf: Option<Spanned<String>>,
     pub(super) verifier_log: Option<bool>,
     builtin_traffics: Option<Spanned<bool>>,
     #[serde(default)]

@@ -1,6 +1,7 @@
 //! The values that options take, each parsed in one place for flags, environment and file.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::ValueEnum;
@@ -184,6 +185,21 @@ pub fn switch(text: &str) -> Result<bool, String> {
         "false" | "0" | "no" | "off" => Ok(false),
         _ => Err(format!("\"{text}\" is neither true nor false")),
     }
+}
+
+/// The path of a file.
+///
+/// # Errors
+///
+/// Where it is empty.
+pub(super) fn file(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() {
+        return Err(
+            "it names no file; write one like \"/sys/kernel/btf/vmlinux\", or leave the key out"
+                .to_owned(),
+        );
+    }
+    Ok(PathBuf::from(text))
 }
 
 #[cfg(test)]

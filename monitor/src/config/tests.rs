@@ -82,6 +82,7 @@ fn nothing_given_means_defaults() {
         (LogFormat::Text, LogLevel::Info)
     );
     assert_eq!((config.bpf_log, config.verifier_log), (BpfLog::Off, false));
+    assert_eq!((config.btf, config.without), (None, Vec::new()));
     assert_eq!(config.config_path, None);
 }
 
@@ -90,7 +91,8 @@ fn a_flag_beats_the_environment_beats_the_file() {
     let fixture = Fixture::new(
         "listen = \"10.0.0.1:1\"\ninterface = [\"file*\"]\nexclude_interface = [\"x\"]\n\
          log_packets = \"none\"\nlog_packets_rate = 1\nlog_packets_burst = 2\n\
-         log_format = \"json\"\nlog_level = \"error\"\nbpf_log = \"trace\"\nverifier_log = true\n",
+         log_format = \"json\"\nlog_level = \"error\"\nbpf_log = \"trace\"\nverifier_log = true\n\
+         btf = \"/file\"\n",
     );
     let from_file = fixture.config().unwrap();
     assert_eq!(from_file.listen.to_string(), "10.0.0.1:1");
@@ -105,6 +107,7 @@ fn a_flag_beats_the_environment_beats_the_file() {
         (from_file.bpf_log, from_file.verifier_log),
         (BpfLog::Trace, true)
     );
+    assert_eq!(from_file.btf, Some(PathBuf::from("/file")));
     assert_eq!(from_file.config_path, Some(fixture.file()));
 
     let mut sources = fixture.sources();
@@ -119,6 +122,8 @@ fn a_flag_beats_the_environment_beats_the_file() {
         ("PEERWATCH_LOG_LEVEL", "debug"),
         ("PEERWATCH_BPF_LOG", "off"),
         ("PEERWATCH_VERIFIER_LOG", "0"),
+        ("PEERWATCH_BTF", "/environment"),
+        ("PEERWATCH_WITHOUT", "tcx, tp_btf"),
         ("PEERWATCH_PORT_9680_TCP", "set by Kubernetes"),
     ]
     .into_iter()
@@ -134,6 +139,8 @@ fn a_flag_beats_the_environment_beats_the_file() {
         (LogFormat::Text, LogLevel::Debug)
     );
     assert_eq!((config.bpf_log, config.verifier_log), (BpfLog::Off, false));
+    assert_eq!(config.btf, Some(PathBuf::from("/environment")));
+    assert_eq!(config.without, [Feature::Tcx, Feature::TpBtf]);
 
     sources.flags = RunFlags {
         config: None,
@@ -146,6 +153,7 @@ fn a_flag_beats_the_environment_beats_the_file() {
         log_format: Some(LogFormat::Json),
         log_level: Some(LogLevel::Trace),
         bpf_log: Some(BpfLog::Warn),
+        btf: Some(PathBuf::from("/flag")),
         verifier_log: Some(true),
     };
     let config = Config::new(sources).unwrap();
@@ -162,6 +170,7 @@ fn a_flag_beats_the_environment_beats_the_file() {
         (LogFormat::Json, LogLevel::Trace)
     );
     assert_eq!((config.bpf_log, config.verifier_log), (BpfLog::Warn, true));
+    assert_eq!(config.btf, Some(PathBuf::from("/flag")));
 }
 
 #[test]

@@ -109,6 +109,8 @@ impl Interfaces {
         };
         match hooks.attach_interface(interface.index, wanted) {
             Ok(()) => debug!("interface {} is watched", interface.name),
+            // Said once, when the programs were loaded.
+            Err(error) if error.program => debug!("{error}"),
             // It may be gone already: then the next event says so.
             Err(error) => warn!("{error}"),
         }

@@ -48,6 +48,12 @@ impl ReasonTable {
         Ok(Self::from_names(names, subsystems))
     }
 
+    /// That of a kernel of which nothing is known, or that gives no reasons.
+    #[must_use]
+    pub fn unavailable() -> Self {
+        Self::from_names(HashMap::new(), HashMap::new())
+    }
+
     /// A table of these names, by the kernel's numbers.
     fn from_names(mut names: HashMap<u32, String>, mut subsystems: HashMap<u32, String>) -> Self {
         names.retain(|_, name| !NO_REASONS.contains(&name.as_str()));

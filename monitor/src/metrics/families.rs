@@ -174,7 +174,10 @@ pub(super) fn info(kernel: &KernelInfo, reload_successful: bool) -> [Family; 3] 
         &[
             ("release", &kernel.release),
             ("btf", yes_no(kernel.btf)),
-            ("drop_reasons", yes_no(kernel.drop_reasons)),
+            (
+                "drop_reasons",
+                kernel.drop_reasons.map_or("unknown", yes_no),
+            ),
         ],
         1,
     );

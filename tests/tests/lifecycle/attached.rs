@@ -114,8 +114,9 @@ impl OnInterface {
 
 /// Names of the daemon's programs, as the kernel cuts them (15 bytes). bpftool shows them whole where it
 /// can.
-const NAMES: [&str; 6] = [
+const NAMES: [&str; 7] = [
     "kfree_skb",
+    "kfree_skb_raw",
     "deliver",
     "egress_ethernet",
     "egress_other",

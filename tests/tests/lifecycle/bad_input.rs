@@ -74,24 +74,38 @@ fn without_one_capability() -> Result<()> {
     Ok(())
 }
 
-/// A mount namespace of its own hides the kernel's BTF from it.
 #[test]
-fn without_btf() -> Result<()> {
+fn a_file_that_is_not_the_kernel_s_btf() -> Result<()> {
     let site = Site::create()?;
-    let empty = site.temp.path().join("empty");
-    std::fs::create_dir(&empty)?;
-    let script = format!(
-        "mount --bind {} /sys/kernel/btf && exec \"$@\"",
-        empty.display()
-    );
-    let words = ["unshare", "--mount", "sh", "-c", &script, "sh"];
-    let start = wrapped(&site.host, &words, &["run", "--config", "/dev/null"])?;
+    let none = site.temp.path().join("none").to_string_lossy().into_owned();
+    let text = site.file("text", "no BTF")?.to_string_lossy().into_owned();
+    let whole = std::fs::read("/sys/kernel/btf/vmlinux")?;
+    let half = site.temp.path().join("half");
+    std::fs::write(&half, &whole[..whole.len() / 2])?;
+    let half = half.to_string_lossy().into_owned();
+    let other = site.temp.path().join("other");
+    // Bytes behind the end harm nobody, so this is as good as another kernel's.
+    std::fs::write(&other, [whole.as_slice(), &[0; 8]].concat())?;
+    let other = other.to_string_lossy().into_owned();
+    for (path, why) in [
+        (&other, "it is the BTF of another kernel"),
+        (&none, "No such file or directory"),
+        (&text, "malformed BTF: shorter than its header"),
+        (&half, "malformed BTF: "),
+    ] {
+        let sentence = format!("peerwatch: {path} can't be used as the kernel's BTF: {why}");
+        let start = command(&site.host, &["run", "--config", "/dev/null", "--btf", path])?;
+        fails(&site, start, &sentence)?;
+        let file = site.file("peerwatch.toml", &format!("btf = \"{path}\"\n"))?;
+        let start = command(&site.host, &["run", "--config", &file.to_string_lossy()])?;
+        fails(&site, start, &sentence)?;
+    }
+    let mut start = command(&site.host, &["run", "--config", "/dev/null"])?;
+    start.env("PEERWATCH_BTF", &text);
     fails(
         &site,
         start,
-        "/sys/kernel/btf/vmlinux can't be read (No such file or directory (os error 2)): peerwatch \
-         finds the kernel's data structures through it; use a kernel built with \
-         CONFIG_DEBUG_INFO_BTF=y",
+        "give the BTF of the running kernel with --btf",
     )
 }
 

@@ -5,6 +5,7 @@
 
 mod attached;
 mod bad_input;
+mod degraded;
 mod demo;
 mod diagnostics;
 mod http;

@@ -28,7 +28,7 @@ fn a_bad_file_gets_one_sentence_with_line_and_key() {
             "\nlisten_address = \":1\"\n",
             "peerwatch.toml:2:1: unknown key `listen_address`, expected one of `listen`, \
              `interface`, `exclude_interface`, `log_packets`, `log_packets_rate`, \
-             `log_packets_burst`, `log_format`, `log_level`, `bpf_log`, `verifier_log`, \
+             `log_packets_burst`, `log_format`, `log_level`, `bpf_log`, `btf`, `verifier_log`, \
              `builtin_traffics`, `traffic`",
         ),
         (
@@ -59,6 +59,11 @@ fn a_bad_file_gets_one_sentence_with_line_and_key() {
         (
             "verifier_log = \"yes\"\n",
             "peerwatch.toml:1:16: verifier_log: invalid type: string \"yes\", expected a boolean",
+        ),
+        (
+            "btf = \"\"\n",
+            "peerwatch.toml:1:7: btf: it names no file; write one like \"/sys/kernel/btf/vmlinux\", or leave \
+             the key out",
         ),
         (
             "log_packets_rate = 0\n",

@@ -36,7 +36,7 @@ struct Options {
 
 fn run(options: &Options) -> Result<bool> {
     if options.check {
-        let sizes = size::sizes(&product::load()?)?;
+        let sizes = size::sizes(&product::load()?, &product::load_raw()?)?;
         let verdicts = budget::compare(&sizes)?;
         print!("{}", budget::show(&verdicts, options.json)?);
         return Ok(verdicts.iter().all(budget::Verdict::is_kept));
@@ -82,7 +82,7 @@ mod tests {
         if !is_root() {
             return;
         }
-        let sizes = size::sizes(&product::load().unwrap()).unwrap();
+        let sizes = size::sizes(&product::load().unwrap(), &product::load_raw().unwrap()).unwrap();
         let verdicts = budget::compare(&sizes).unwrap();
         assert!(
             verdicts.iter().all(budget::Verdict::is_kept),

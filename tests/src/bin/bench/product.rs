@@ -2,7 +2,8 @@
 
 use anyhow::{Context as _, Result, ensure};
 use aya::Ebpf;
-use monitor::bpf::facts::KernelFacts;
+use monitor::bpf::features::{Feature, Features};
+use monitor::bpf::kernel::Kernel;
 use monitor::bpf::load::{self, Settings};
 use monitor::bpf::tables::Tables;
 use monitor::btf::{self, Btf};
@@ -14,11 +15,20 @@ use monitor::traffic::{Traffics, builtin};
 /// The object, every program of it loaded, for the calling thread's network namespace and with the
 /// settings of a daemon that has no configuration.
 pub(crate) fn load() -> Result<Ebpf> {
-    let facts = KernelFacts::from_btf(&Btf::read(btf::VMLINUX)?)?;
-    let kernel_btf = aya::Btf::from_sys_fs()?;
+    load_without(&[])
+}
+
+/// The same as on a kernel without BTF tracepoints.
+pub(crate) fn load_raw() -> Result<Ebpf> {
+    load_without(&[Feature::TpBtf])
+}
+
+fn load_without(without: &[Feature]) -> Result<Ebpf> {
+    let kernel = Kernel::read(None)?;
+    let features = Features::probe(&kernel, without);
     let loaded = load::load(
-        &facts,
-        Some(&kernel_btf),
+        &kernel,
+        &features,
         &Settings {
             log_dropped: true,
             log_allowed: false,
@@ -30,7 +40,11 @@ pub(crate) fn load() -> Result<Ebpf> {
             verifier_log: false,
         },
     )?;
-    let refused: Vec<_> = loaded.refused.values().map(String::as_str).collect();
+    let refused: Vec<_> = loaded
+        .refused
+        .values()
+        .map(|refusal| refusal.why.as_str())
+        .collect();
     ensure!(refused.is_empty(), "{}", refused.join("; "));
     Ok(loaded.ebpf)
 }

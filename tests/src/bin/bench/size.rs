@@ -30,8 +30,9 @@ pub(crate) struct Size {
     pub(crate) verified: u32,
 }
 
-/// The sizes of all programs of a loaded object, by name.
-pub(crate) fn sizes(ebpf: &Ebpf) -> Result<BTreeMap<String, Size>> {
+/// The sizes of all programs of a loaded object, by name. Those that are not in the first object are in
+/// the second: a kernel needs one of the two drop programs.
+pub(crate) fn sizes(ebpf: &Ebpf, raw: &Ebpf) -> Result<BTreeMap<String, Size>> {
     let mut object = Object::parse(OBJECT).context("the object")?;
     // Appends to each program the functions that it calls, as the loader does.
     let sections: HashSet<_> = object
@@ -46,10 +47,10 @@ pub(crate) fn sizes(ebpf: &Ebpf) -> Result<BTreeMap<String, Size>> {
             .functions
             .get(&program.function_key())
             .with_context(|| format!("{name} has no instructions"))?;
-        let verified = ebpf
-            .program(name)
+        let verified = [ebpf, raw]
+            .into_iter()
+            .find_map(|ebpf| ebpf.program(name)?.info().ok())
             .with_context(|| format!("{name} is not loaded"))?
-            .info()?
             .verified_instruction_count()
             .context("this kernel does not tell verified instructions (needs 5.16)")?;
         sizes.insert(name.clone(), size(&function.instructions, verified)?);

@@ -1,0 +1,117 @@
+//! What is measured on this host and what is not: said once, and tried again where it can become
+//! possible. No hook that is missing ends the daemon.
+
+use tracing::{debug, error, info, warn};
+
+use super::interfaces::Interfaces;
+use crate::bpf::Hook;
+use crate::bpf::attach::{AttachError, Hooks};
+use crate::bpf::features::{Feature, Features};
+use crate::bpf::kernel::Kernel;
+use crate::bpf::load::{Cause, Loaded};
+use crate::cgroup;
+use crate::metrics::Source;
+
+/// Says what this kernel does not let us see, each in one sentence.
+pub(super) fn say(kernel: &Kernel, features: &Features, loaded: &Loaded) {
+    if let Err(why) = &kernel.btf {
+        warn!("{}", without_btf(why, loaded));
+    } else {
+        if !kernel.facts.has_reason {
+            warn!(
+                "this kernel gives no reason for a drop: classes come from the place that dropped the \
+                 packet, and the label reason is \"unavailable\""
+            );
+        }
+        if let Some(why) = features.why_missing(Feature::TpBtf) {
+            info!(
+                "this kernel has no BTF tracepoints ({why}): drops are seen through a raw tracepoint, \
+                 which costs more for each freed packet"
+            );
+        }
+    }
+    for (program, hook) in loaded.programs() {
+        let Some(refusal) = loaded.refused.get(program) else {
+            continue;
+        };
+        let again = match refusal.cause {
+            // Said above, for all programs together.
+            Cause::NoBtf => continue,
+            Cause::Kernel => "",
+            Cause::Passing => " (tried again every 10 s)",
+        };
+        let partly = if loaded.refusal(hook).is_some() {
+            ""
+        } else if program.ends_with("_other") {
+            " on interfaces without an Ethernet header"
+        } else {
+            " on interfaces with an Ethernet header"
+        };
+        error!("{}{partly}{again}: {}", hook.purpose(), refusal.why);
+    }
+}
+
+fn without_btf(why: &str, loaded: &Loaded) -> String {
+    let missing = |program: &str| {
+        let refusal = loaded.refused.get(program);
+        refusal.is_some_and(|refusal| refusal.cause == Cause::NoBtf)
+    };
+    let mut lost = vec![Hook::Drop.purpose()];
+    if missing("deliver") {
+        lost.push(Hook::Deliver.purpose());
+    }
+    if missing("egress_other") {
+        lost.push(
+            "packets that leave through interfaces without an Ethernet header are not measured",
+        );
+    }
+    format!(
+        "the kernel's BTF can't be read ({why}): {}; give the BTF of this kernel in a file with --btf FILE",
+        lost.join(", ")
+    )
+}
+
+/// Attaches everything. What fails is said, shows in `hook_attached`, and leaves its series out.
+pub(super) fn attach(hooks: &mut Hooks, interfaces: &Interfaces) {
+    interfaces.attach_all(hooks);
+    for result in [attach_deliver(hooks), hooks.attach_drop()] {
+        // What has no program was said when the programs were loaded.
+        if let Err(error) = result
+            && !error.program
+        {
+            error!("{error}; {} (tried again every 10 s)", error.hook.purpose());
+        }
+    }
+}
+
+fn attach_deliver(hooks: &mut Hooks) -> Result<(), AttachError> {
+    let root = cgroup::open_root();
+    let opened = root
+        .as_ref()
+        .map(|root| &root.dir)
+        .map_err(ToString::to_string);
+    hooks.attach_deliver(opened)
+}
+
+/// Tries again what could not be loaded or attached, and may be possible now.
+pub(super) fn retry(hooks: &mut Hooks, interfaces: &Interfaces, source: &Source) {
+    for program in hooks.load_again() {
+        info!("the kernel takes the program {program} now");
+        source.drop_program_loaded(&hooks.loaded().ebpf);
+    }
+    for hook in [Hook::Deliver, Hook::Drop] {
+        if !hooks.can_attach(hook) {
+            continue;
+        }
+        let result = match hook {
+            Hook::Deliver => attach_deliver(hooks),
+            _ => hooks.attach_drop(),
+        };
+        match result {
+            Ok(()) => info!("hook {} is attached now", hook.as_str()),
+            // Said as an error when it happened first.
+            Err(error) => debug!("{error}"),
+        }
+    }
+    interfaces.retry(hooks);
+}

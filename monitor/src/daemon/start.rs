@@ -1,0 +1,114 @@
+//! From the configuration to loaded programs: the kernel is read and asked, the programs are loaded, and
+//! the tables that do not change are filled. Nothing is attached yet.
+
+use std::sync::Arc;
+
+use tracing::warn;
+
+use super::events::{Diagnostics, PacketLog};
+use super::{RunError, coverage, system};
+use crate::bpf::attach::Hooks;
+use crate::bpf::counters::Counters;
+use crate::bpf::features::{Feature, Features};
+use crate::bpf::kernel::Kernel;
+use crate::bpf::load::{self, Settings};
+use crate::bpf::tables::Tables;
+use crate::config::{Config, LogPackets};
+use crate::drop::places;
+use crate::kallsyms::{KALLSYMS, Kallsyms};
+use crate::metrics::{KernelInfo, Source};
+use crate::netns;
+
+/// Everything that is loaded and not attached yet.
+pub(super) struct Prepared {
+    pub(super) hooks: Hooks,
+    pub(super) tables: Tables,
+    pub(super) source: Arc<Source>,
+    pub(super) packet_log: PacketLog,
+    pub(super) diagnostics: Option<Diagnostics>,
+}
+
+/// What is known of the kernel, and what it offers.
+fn kernel(config: &Config) -> Result<(Kernel, Features), RunError> {
+    let mut kernel = Kernel::read(config.btf.as_deref())?;
+    if config.without.contains(&Feature::KernelBtf) {
+        kernel = Kernel::unknown("left out by PEERWATCH_WITHOUT".to_owned());
+    }
+    let features = Features::probe(&kernel, &config.without);
+    features.log();
+    kernel.restrict(&features);
+    Ok((kernel, features))
+}
+
+fn info(kernel: &Kernel) -> KernelInfo {
+    let release = nix::sys::utsname::uname()
+        .map(|names| names.release().to_string_lossy().into_owned())
+        .unwrap_or_default();
+    let btf = kernel.btf.is_ok();
+    KernelInfo {
+        release,
+        btf,
+        drop_reasons: btf.then_some(kernel.facts.has_reason),
+    }
+}
+
+/// Loads the programs and fills the tables that do not change.
+pub(super) fn prepare(config: &Config) -> Result<Prepared, RunError> {
+    let (kernel, features) = kernel(config)?;
+    let places = match Kallsyms::read(KALLSYMS) {
+        Ok(symbols) => places(&symbols, &kernel.reasons),
+        Err(error) => {
+            warn!(
+                "the kernel's functions are not known ({error}): drops without a telling reason are \
+                 classed as unspecified"
+            );
+            Vec::new()
+        }
+    };
+    let mut loaded = load::load(
+        &kernel,
+        &features,
+        &Settings {
+            log_dropped: matches!(config.log_packets, LogPackets::Dropped | LogPackets::All),
+            log_allowed: matches!(config.log_packets, LogPackets::Allowed | LogPackets::All),
+            log_rate: config.log_rate,
+            log_burst: config.log_burst,
+            netns_inum: netns::inum().map_err(system("the network namespace is not known"))?,
+            netns_cookie: netns::cookie(),
+            diagnostics: config.bpf_log.aya_level(),
+            verifier_log: config.verifier_log,
+        },
+    )?;
+    if let Some(refusal) = loaded.nothing() {
+        return Err(RunError::Refused(refusal.why.clone()));
+    }
+    coverage::say(&kernel, &features, &loaded);
+    let mut tables = Tables::new(&mut loaded.ebpf)?;
+    tables.set_ports(&config.traffics.port_table())?;
+    tables.set_reasons(kernel.reasons.infos())?;
+    let left_out = tables.set_places(&places)?;
+    if left_out > 0 {
+        warn!("{left_out} kernel functions found no room in the table of places");
+    }
+    let counters = Counters::new(&mut loaded.ebpf)?;
+    let packet_log = PacketLog::new(&mut loaded.ebpf, config)
+        .map_err(system("the ring buffer of packet events cannot be read"))?;
+    let diagnostics = Diagnostics::new(&mut loaded.ebpf, config.bpf_log).map_err(system(
+        "the diagnostics of the kernel programs cannot be read",
+    ))?;
+    let hooks = Hooks::new(loaded, &features);
+    let source = Arc::new(Source::new(
+        counters,
+        Arc::new(config.traffics.clone()),
+        hooks.states(),
+        Arc::new(kernel.reasons.clone()),
+        info(&kernel),
+    ));
+    Ok(Prepared {
+        hooks,
+        tables,
+        source,
+        packet_log,
+        diagnostics,
+    })
+}

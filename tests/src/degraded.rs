@@ -1,0 +1,164 @@
+//! Core rows where the kernel offers less: what is still measured is exact, and what is not is absent
+//! and said. `PEERWATCH_WITHOUT` makes this kernel one that has less.
+
+use anyhow::{Context, Result, ensure};
+
+use crate::daemon::Start;
+use crate::features::{BTF, OwnLab, claimed};
+use crate::lab::Lab;
+use crate::rows;
+
+/// The trials of this file.
+pub const TRIALS: &[OwnLab] = &[
+    ("degraded/raw_tp/core_rows", raw_tp),
+    ("degraded/clsact/core_rows", clsact),
+    ("degraded/no_btf/allowed_rows", no_btf),
+    ("degraded/btf_file/core_rows", btf_file),
+];
+
+/// Rows of packets that pass, and of packets that the firewall or nobody's socket drops.
+const ALLOWED: [&str; 3] = ["inbound/allowed", "outbound/allowed", "forwarded/allowed"];
+const DROPPED: [&str; 5] = [
+    "inbound/nft_input_drop",
+    "inbound/no_listener",
+    "outbound/nft_output_drop",
+    "forwarded/nft_forward_drop",
+    "forwarded/nft_prerouting_drop",
+];
+/// Each on these ports.
+const PORTS: [&str; 2] = ["tcp7680/ipv4", "udp443/ipv6"];
+
+/// Runs rows, by `direction/scene`.
+fn run(lab: &Lab, scenes: &[&str]) -> Result<()> {
+    let all = rows::all();
+    for scene in scenes {
+        for port in PORTS {
+            let name = format!("{scene}/{port}");
+            let row = all.iter().find(|row| row.name() == name);
+            row.with_context(|| format!("no row {name}"))?.run(lab)?;
+        }
+    }
+    Ok(())
+}
+
+/// The modes that `hook_info` has for a hook.
+fn modes(lab: &Lab, hook: &str) -> Result<Vec<String>> {
+    let (_, body) = lab.daemon.get("/metrics")?;
+    let hook = format!("hook=\"{hook}\"");
+    let lines = body
+        .lines()
+        .filter(|line| line.starts_with("peerwatch_hook_info{") && line.contains(&hook));
+    let mut modes: Vec<String> = lines
+        .filter_map(|line| Some(line.split_once("mode=\"")?.1.split('"').next()?.to_owned()))
+        .collect();
+    modes.dedup();
+    Ok(modes)
+}
+
+fn raw_tp() -> Result<()> {
+    let lab = Lab::create_with(&Start {
+        environment: &[("PEERWATCH_WITHOUT", "tp_btf")],
+        ..Start::default()
+    })?;
+    ensure!(
+        modes(&lab, "drop")? == ["raw_tp"],
+        "{:?}",
+        modes(&lab, "drop")?
+    );
+    ensure!(
+        lab.daemon.errors().matches("raw tracepoint").count() == 1,
+        "it is not said once: {}",
+        lab.daemon.errors()
+    );
+    run(&lab, &ALLOWED)?;
+    run(&lab, &DROPPED)
+}
+
+fn clsact() -> Result<()> {
+    let lab = Lab::create_with(&Start {
+        environment: &[("PEERWATCH_WITHOUT", "tcx")],
+        ..Start::default()
+    })?;
+    for hook in ["egress", "ingress"] {
+        ensure!(modes(&lab, hook)? == ["clsact"], "{:?}", modes(&lab, hook)?);
+    }
+    run(&lab, &ALLOWED)?;
+    run(&lab, &DROPPED)
+}
+
+/// A kernel that shows no BTF: what needs none counts, the rest is absent.
+fn no_btf() -> Result<()> {
+    let lab = Lab::create_with(&Start {
+        flags: &["--log-level", "debug"],
+        hidden: &[BTF],
+        ready: false,
+        ..Start::default()
+    })?;
+    let said = lab.daemon.errors();
+    let claims = claimed(&said)?;
+    ensure!(claims["kernel_btf"].is_err(), "{claims:?}");
+    let warnings: Vec<&str> = said
+        .lines()
+        .filter(|line| line.contains(" WARN "))
+        .collect();
+    ensure!(
+        warnings.len() == 1
+            && warnings[0].contains("drops are not counted")
+            && warnings[0].contains("--btf FILE"),
+        "{warnings:?}"
+    );
+    ensure!(!said.contains(" ERROR "), "{said}");
+    let (status, why) = lab.daemon.get("/readyz")?;
+    ensure!(
+        status == 503 && why.contains("hook drop: ") && why.contains("--btf FILE"),
+        "{status}: {why}"
+    );
+    // Without the helper the namespace of a delivered packet cannot be told.
+    let inbound = claims["netns_cookie_cgroup"].is_ok();
+    run(&lab, &ALLOWED[usize::from(!inbound)..])?;
+    let (_, body) = lab.daemon.get("/metrics")?;
+    for absent in [
+        "verdict=\"dropped\"",
+        "peerwatch_drops_total",
+        "peerwatch_late_drops_total",
+    ] {
+        ensure!(!body.contains(absent), "there is {absent}");
+    }
+    let shown = [
+        "peerwatch_hook_attached{hook=\"drop\",interface=\"\"} 0",
+        "btf=\"no\",drop_reasons=\"unknown\"",
+        if inbound {
+            "direction=\"inbound\",flow=\"request\",verdict=\"allowed\""
+        } else {
+            "peerwatch_hook_attached{hook=\"deliver\",interface=\"\"} 0"
+        },
+    ];
+    for shown in shown {
+        ensure!(body.contains(shown), "no {shown} in {body}");
+    }
+    ensure!(
+        inbound || !body.contains("direction=\"inbound\",flow="),
+        "{body}"
+    );
+    Ok(())
+}
+
+/// The same kernel with its BTF in a file: everything counts.
+fn btf_file() -> Result<()> {
+    let copy = crate::netns::TempDir::create(&crate::netns::unique_prefix())?;
+    let path = copy.path().join("btf");
+    std::fs::copy(BTF, &path).context(BTF)?;
+    let path = path.to_string_lossy();
+    let lab = Lab::create_with(&Start {
+        flags: &["--btf", &path],
+        hidden: &[BTF],
+        ..Start::default()
+    })?;
+    let said = lab.daemon.errors();
+    ensure!(
+        !said.contains(" WARN ") && !said.contains(" ERROR "),
+        "{said}"
+    );
+    run(&lab, &ALLOWED)?;
+    run(&lab, &DROPPED)
+}
