@@ -17,7 +17,7 @@ pub const TRIALS: &[OwnLab] = &[
 ];
 
 /// Rows of packets that pass, and of packets that the firewall or nobody's socket drops.
-const ALLOWED: [&str; 3] = ["inbound/allowed", "outbound/allowed", "forwarded/allowed"];
+pub(crate) const ALLOWED: [&str; 3] = ["inbound/allowed", "outbound/allowed", "forwarded/allowed"];
 const DROPPED: [&str; 5] = [
     "inbound/nft_input_drop",
     "inbound/no_listener",
@@ -29,7 +29,7 @@ const DROPPED: [&str; 5] = [
 const PORTS: [&str; 2] = ["tcp7680/ipv4", "udp443/ipv6"];
 
 /// Runs rows, by `direction/scene`.
-fn run(lab: &Lab, scenes: &[&str]) -> Result<()> {
+pub(crate) fn run(lab: &Lab, scenes: &[&str]) -> Result<()> {
     let all = rows::all();
     for scene in scenes {
         for port in PORTS {

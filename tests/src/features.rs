@@ -36,7 +36,7 @@ enum Evidence {
 
 use Evidence::{InBtfSince, Seen, Since};
 
-const EVIDENCE: [(&str, Evidence); 15] = [
+const EVIDENCE: [(&str, Evidence); 16] = [
     ("kernel_btf", Seen(|| Ok(Some(Path::new(BTF).exists())))),
     ("drop_reasons", InBtfSince((5, 16), (5, 17))),
     ("receiving_socket", InBtfSince((6, 10), (6, 11))),
@@ -48,6 +48,7 @@ const EVIDENCE: [(&str, Evidence); 15] = [
     ("ring_buffer", Since((5, 7), (5, 8))),
     ("netns_cookie_cgroup", Since((6, 12), (6, 18))),
     ("netns_cookie_tc", Since((6, 12), (6, 18))),
+    ("kernel_reads", Seen(|| Ok(Some(!is_locked_down()?)))),
     ("head_reads", InBtfSince((6, 12), (6, 18))),
     ("map_batch", Since((5, 5), (5, 6))),
     (
@@ -80,6 +81,11 @@ fn cgroup_root() -> Result<Option<bool>> {
         }
     }
     Ok(None)
+}
+
+/// Whether the kernel keeps its memory to itself: `lockdown=confidentiality` on its command line.
+pub(crate) fn is_locked_down() -> Result<bool> {
+    Ok(std::fs::read_to_string("/proc/cmdline")?.contains("lockdown=confidentiality"))
 }
 
 /// Release of the running kernel, its first two numbers.

@@ -15,6 +15,7 @@ pub mod helper;
 pub mod kernel;
 pub mod lab;
 pub mod lifecycle;
+pub mod lockdown;
 pub mod netns;
 pub mod packet;
 pub mod pool;

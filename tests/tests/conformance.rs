@@ -12,7 +12,7 @@ use std::sync::Arc;
 use anyhow::{Result, ensure};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use monitor_tests::pool::{LABS, Pool};
-use monitor_tests::{daemon, degraded, features, helper, lifecycle, netns, rows};
+use monitor_tests::{daemon, degraded, features, helper, lifecycle, lockdown, netns, rows};
 
 fn main() -> ExitCode {
     match run() {
@@ -61,6 +61,15 @@ fn run() -> Result<ExitCode> {
         // Each makes what it needs itself.
         trials.push(Trial::test(*name, move || {
             run().map_err(|error| format!("{error:#}").into())
+        }));
+    }
+    for (name, run) in lockdown::TRIALS {
+        trials.push(Trial::ignorable_test(*name, move || {
+            if let Some(reason) = lockdown::missing().map_err(|error| format!("{error:#}"))? {
+                return Ok(Completion::ignored_with(reason));
+            }
+            run().map_err(|error| format!("{error:#}"))?;
+            Ok(Completion::Completed)
         }));
     }
     if let Ok(only) = std::env::var("PEERWATCH_ONLY") {

@@ -189,6 +189,52 @@ fn run<'a>(
     tests: &[String],
     tally: &mut Tally,
 ) -> Result<Vec<Found<'a>>> {
+    let (usual, locked) = rows::by_boot(tests.to_vec());
+    let found = if usual.is_empty() {
+        Vec::new()
+    } else {
+        run_booted(Boot::Usual, pins, programs, &usual, tally)?
+    };
+    if !locked.is_empty() {
+        run_booted(Boot::LockedDown, pins, programs, &locked, tally)?;
+    }
+    Ok(found)
+}
+
+/// How a kernel boots.
+#[derive(Clone, Copy, Debug)]
+enum Boot {
+    Usual,
+    /// Nobody may read the kernel's memory (`kernel_lockdown(7)`).
+    LockedDown,
+}
+
+impl Boot {
+    /// What a kernel is called that boots so.
+    fn name(self, pin: &Pin) -> String {
+        match self {
+            Self::Usual => pin.name.clone(),
+            Self::LockedDown => format!("{}-locked", pin.name),
+        }
+    }
+
+    /// What is added to its command line.
+    const fn arguments(self) -> &'static str {
+        match self {
+            Self::Usual => "",
+            Self::LockedDown => "lockdown=confidentiality",
+        }
+    }
+}
+
+/// The same for kernels that all boot in one way.
+fn run_booted<'a>(
+    boot: Boot,
+    pins: &'a [Pin],
+    programs: &Programs,
+    tests: &[String],
+    tally: &mut Tally,
+) -> Result<Vec<Found<'a>>> {
     let folder = build::root()?.join("target/vm");
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let next = AtomicUsize::new(0);
@@ -197,7 +243,7 @@ fn run<'a>(
         while let index = next.fetch_add(1, Ordering::Relaxed)
             && let Some(pin) = pins.get(index)
         {
-            ended.push((index, run_one(pin, programs, tests, &folder)));
+            ended.push((index, run_one(boot, pin, programs, tests, &folder)));
         }
         ended
     };
@@ -216,13 +262,14 @@ fn run<'a>(
         let Ended { said, error, time } =
             ended.remove(&index).context("a kernel without a result")?;
         let outcomes = table::outcomes(&said);
-        tally.took(&format!("kernel {}", pin.name), time);
+        let kernel = format!("kernel {}", boot.name(pin));
+        tally.took(&kernel, time);
         if let Some(error) = &error {
-            eprintln!("error: kernel {}: {error:#}", pin.name);
+            eprintln!("error: {kernel}: {error:#}");
         }
         // A test without an outcome did not run, which is no success.
         for test in tests {
-            let name = || format!("kernel {}: {test}", pin.name);
+            let name = || format!("{kernel}: {test}");
             match outcomes.get(test) {
                 Some(Outcome::Passed) => tally.one(&name(), true),
                 Some(Outcome::Ignored) => {}
@@ -231,7 +278,7 @@ fn run<'a>(
         }
         let bad = |test: &String| matches!(outcomes.get(test), Some(Outcome::Failed) | None);
         if error.is_some() && !tests.iter().any(bad) {
-            tally.one(&format!("kernel {}: its end", pin.name), false);
+            tally.one(&format!("{kernel}: its end"), false);
         }
         found.push(Found {
             pin,
@@ -241,24 +288,24 @@ fn run<'a>(
     }
     let columns: Vec<_> = found
         .iter()
-        .map(|one| (one.pin.name.as_str(), &one.outcomes))
+        .map(|one| (boot.name(one.pin), &one.outcomes))
         .collect();
     print!("\n{}", table::render(tests, &columns));
     Ok(found)
 }
 
 /// Boots one kernel and runs the tests there.
-fn run_one(pin: &Pin, programs: &Programs, tests: &[String], folder: &Path) -> Ended {
+fn run_one(boot: Boot, pin: &Pin, programs: &Programs, tests: &[String], folder: &Path) -> Ended {
     println!(
         "== kernel {} ({}, {}), {} tests",
-        pin.name,
+        boot.name(pin),
         pin.distribution,
         pin.version,
         tests.len()
     );
     let start = Instant::now();
     let mut said = String::new();
-    let result = boot(pin, programs, tests, folder, &mut said);
+    let result = boot_one(boot, pin, programs, tests, folder, &mut said);
     Ended {
         said,
         error: result.err(),
@@ -272,7 +319,8 @@ fn run_one(pin: &Pin, programs: &Programs, tests: &[String], folder: &Path) -> E
 ///
 /// When the kernel cannot be had, or the guest did not come to its end, or ended as it should not
 /// although no test failed: with the end of what its console said.
-fn boot(
+fn boot_one(
+    boot: Boot,
     pin: &Pin,
     programs: &Programs,
     tests: &[String],
@@ -280,16 +328,18 @@ fn boot(
     said: &mut String,
 ) -> Result<()> {
     let kernel = pin.fetch()?;
-    let initramfs = folder.join(format!("{}.cpio", pin.name));
+    let name = boot.name(pin);
+    let initramfs = folder.join(format!("{name}.cpio"));
     guest::write(&initramfs, &kernel, programs, tests)?;
     let count = u32::try_from(tests.len()).context("too many tests")?;
     let machine = Machine {
         image: kernel.image,
         initramfs,
-        console: folder.join(format!("{}.console", pin.name)),
+        console: folder.join(format!("{name}.console")),
+        arguments: boot.arguments(),
         deadline: BOOT + TEST * count,
     };
-    machine.run(&pin.name, said)?;
+    machine.run(&name, said)?;
     let outcomes = table::outcomes(said);
     let failed = outcomes.values().any(|outcome| *outcome == Outcome::Failed);
     match guest::exit_code(said) {

@@ -139,6 +139,16 @@ impl KernelFacts {
         found.map(|(_, offset)| *offset)
     }
 
+    /// Whether a program calls `bpf_probe_read_kernel`; `has_netns_cookie` as below.
+    #[must_use]
+    pub fn reads_kernel(program: &str, has_netns_cookie: bool) -> bool {
+        match program {
+            "kfree_skb" | "kfree_skb_raw" | "egress_other" => true,
+            "deliver" => !has_netns_cookie,
+            _ => false,
+        }
+    }
+
     /// The first field that a program needs and whose place is not known; `has_netns_cookie` says
     /// whether the socket hook can do without device fields.
     #[must_use]

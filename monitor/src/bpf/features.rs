@@ -119,6 +119,12 @@ features! {
         used_by: "nothing yet",
         without: "nothing changes",
     }
+    /// `bpf_probe_read_kernel`.
+    KernelReads "kernel_reads", probes::kernel_reads {
+        how: "loading a tracepoint program that calls bpf_probe_read_kernel",
+        used_by: "hook drop; hook deliver without netns_cookie_cgroup; interfaces without an Ethernet header",
+        without: "these are not there (lockdown=confidentiality forbids it)",
+    }
     /// Packet bytes through `skb->head`.
     HeadReads "head_reads", probes::head_reads {
         how: "loading a BTF tracepoint program that reads a byte there",
@@ -257,6 +263,9 @@ mod tests {
             "feature tcx: missing (left out by PEERWATCH_WITHOUT); without it: they are filters of the \
              queueing discipline clsact (mode clsact)"
         );
-        assert_eq!(Features::default().lines()[5], "feature tcx: available");
+        assert_eq!(
+            Features::default().lines()[Feature::Tcx as usize],
+            "feature tcx: available"
+        );
     }
 }

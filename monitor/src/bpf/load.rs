@@ -8,6 +8,7 @@ use aya::{Ebpf, EbpfLoader, Endianness, VerifierLogLevel};
 use thiserror::Error;
 
 use super::Hook;
+use super::facts::KernelFacts;
 use super::features::{Feature, Features};
 use super::kernel::Kernel;
 
@@ -167,7 +168,15 @@ pub fn load(
     };
     let names: Vec<&'static str> = all.programs().map(|(name, _)| name).collect();
     for &name in &names {
-        if let Some(field) = facts.obstacle(name, has_cookie) {
+        if let Some(why) = features.why_missing(Feature::KernelReads)
+            && KernelFacts::reads_kernel(name, has_cookie)
+        {
+            let refusal = Refusal {
+                why: format!("programs may not read the kernel's memory: {why}"),
+                cause: Cause::Kernel,
+            };
+            all.refused.insert(name, refusal);
+        } else if let Some(field) = facts.obstacle(name, has_cookie) {
             let refusal = match &kernel.btf {
                 Err(why) => Refusal {
                     why: format!(

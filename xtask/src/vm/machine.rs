@@ -20,6 +20,9 @@ const QEMU: &str = "qemu-system-x86_64";
 /// How many lines of the console an error shows.
 const LAST_WORDS: usize = 30;
 
+/// What every guest's kernel is told.
+const COMMAND_LINE: &str = "console=ttyS0 quiet loglevel=5 panic=-1";
+
 /// A guest that runs once.
 #[derive(Debug)]
 pub(super) struct Machine {
@@ -29,6 +32,8 @@ pub(super) struct Machine {
     pub(super) initramfs: PathBuf,
     /// The file for what it prints on its console, its first serial port.
     pub(super) console: PathBuf,
+    /// What is added to the kernel's command line.
+    pub(super) arguments: &'static str,
     /// How long it may run.
     pub(super) deadline: Duration,
 }
@@ -60,7 +65,7 @@ impl Machine {
         let in_time = loop {
             match lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
                 Ok(line) => {
-                    writeln!(std::io::stdout(), "{name:>5} | {line}")?;
+                    writeln!(std::io::stdout(), "{name:>6} | {line}")?;
                     said.push_str(&line);
                     said.push('\n');
                 }
@@ -119,7 +124,8 @@ impl Machine {
             .arg(&self.image)
             .arg("-initrd")
             .arg(&self.initramfs)
-            .args(["-append", "console=ttyS0 quiet loglevel=5 panic=-1"])
+            .arg("-append")
+            .arg(format!("{COMMAND_LINE} {}", self.arguments))
             .arg("-serial")
             .arg(console)
             .args(["-serial", "stdio"])

@@ -30,6 +30,16 @@ const CORE: [&str; 20] = [
 /// The tests that have nothing to do with the kernel and need a program that is too big for the guest.
 const HOST_ONLY: [&str; 1] = ["lifecycle/service/metrics_pass_promtool/"];
 
+/// The tests for a kernel that is locked down begin so.
+const LOCKED_DOWN: &str = "lockdown/";
+
+/// Those for a kernel that runs as usual, and those for one that is locked down.
+pub(super) fn by_boot(tests: Vec<String>) -> (Vec<String>, Vec<String>) {
+    tests
+        .into_iter()
+        .partition(|test| !test.starts_with(LOCKED_DOWN))
+}
+
 /// All tests that can run in a virtual machine.
 pub(super) fn possible(all: Vec<String>) -> Vec<String> {
     let fits = |test: &String| !HOST_ONLY.iter().any(|start| test.starts_with(start));
@@ -85,6 +95,15 @@ mod tests {
     fn what_belongs_to_the_host_does_not_run_in_a_guest() {
         let all = strings(&["a/b", "lifecycle/service/metrics_pass_promtool/ipv4"]);
         assert_eq!(possible(all), ["a/b"]);
+    }
+
+    #[test]
+    fn what_needs_a_kernel_that_is_locked_down_is_apart() {
+        let (usual, locked) = by_boot(strings(&["a/b", "lockdown/c"]));
+        assert_eq!(
+            (usual, locked),
+            (strings(&["a/b"]), strings(&["lockdown/c"]))
+        );
     }
 
     #[test]

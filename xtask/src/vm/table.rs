@@ -34,7 +34,7 @@ const SINGLE_TESTS: usize = 60;
 
 /// A line for each test, or for each group of tests where there are many, a column for each kernel, and
 /// their sums. A test without an outcome did not run.
-pub(super) fn render(tests: &[String], columns: &[(&str, &BTreeMap<String, Outcome>)]) -> String {
+pub(super) fn render(tests: &[String], columns: &[(String, &BTreeMap<String, Outcome>)]) -> String {
     let mut lines: Vec<(&str, Vec<&String>)> = Vec::new();
     for test in tests {
         let group = if tests.len() > SINGLE_TESTS {
@@ -54,7 +54,7 @@ pub(super) fn render(tests: &[String], columns: &[(&str, &BTreeMap<String, Outco
     };
     let head = line(
         "test",
-        columns.iter().map(|(name, _)| (*name).to_owned()).collect(),
+        columns.iter().map(|(name, _)| name.clone()).collect(),
     );
     let body = lines.iter().map(|(name, members)| {
         let cells = columns.iter();
@@ -176,7 +176,10 @@ test: 1 ... 2
     fn a_test_that_did_not_run_is_shown_as_such() {
         let tests = ["a/b", "a/cc", "a/e"].map(str::to_owned);
         let (old, new) = (outcomes(OUTPUT), BTreeMap::new());
-        let text = render(&tests, &[("6.1", &old), ("6.12", &new)]);
+        let text = render(
+            &tests,
+            &[("6.1".to_owned(), &old), ("6.12".to_owned(), &new)],
+        );
         let lines: Vec<Vec<&str>> = text
             .lines()
             .map(|line| line.split_whitespace().collect())
@@ -204,7 +207,7 @@ test: 1 ... 2
             .map(|name| format!("test {name} ... ok"))
             .collect();
         let said = lines.join("\n");
-        let text = render(&tests, &[("6.1", &outcomes(&said))]);
+        let text = render(&tests, &[("6.1".to_owned(), &outcomes(&said))]);
         let has = |line: &[&str]| {
             text.lines()
                 .any(|l| l.split_whitespace().eq(line.iter().copied()))

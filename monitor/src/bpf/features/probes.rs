@@ -118,6 +118,26 @@ pub(super) fn netns_cookie_tc(_: &Kernel) -> Found {
     netns_cookie(ProgramType::SchedClassifier)
 }
 
+/// Where the kernel says how far it is locked down (`kernel_lockdown(7)`).
+const LOCKDOWN: &str = "/sys/kernel/security/lockdown";
+
+pub(super) fn kernel_reads(_: &Kernel) -> Found {
+    let helper = BpfHelper::BPF_FUNC_probe_read_kernel;
+    match is_helper_supported(ProgramType::RawTracePoint, helper) {
+        Ok(true) => Ok(()),
+        Ok(false) => {
+            let state = std::fs::read_to_string(LOCKDOWN).unwrap_or_default();
+            Err(if state.contains("[confidentiality]") {
+                "the kernel is locked down: lockdown=confidentiality".to_owned()
+            } else {
+                "the kernel forbids it, as when it is locked down (lockdown=confidentiality)"
+                    .to_owned()
+            })
+        }
+        Err(error) => Err(program_error(&error)),
+    }
+}
+
 pub(super) fn head_reads(kernel: &Kernel) -> Found {
     let head = kernel.facts.offset("SK_BUFF_HEAD");
     let head = head.and_then(|offset| i16::try_from(offset).ok());
