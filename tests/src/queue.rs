@@ -1,5 +1,5 @@
 //! A program that decides about queued packets (NFQUEUE), as intrusion prevention systems do: just
-//! enough of nfnetlink_queue (`linux/netfilter/nfnetlink_queue.h`).
+//! enough of `nfnetlink_queue` (`linux/netfilter/nfnetlink_queue.h`).
 
 use std::io::{ErrorKind, Read, Write};
 use std::sync::Arc;
@@ -158,7 +158,7 @@ fn configure(socket: &mut Socket, queue: u16, attribute: u16, value: &[u8]) -> R
 
 fn serve(socket: &mut Socket, queue: u16, answer: Answer, stop: &AtomicBool) -> Result<u64> {
     let mut seen = 0;
-    let mut buffer = [0; 65536];
+    let mut buffer = vec![0; 65536];
     loop {
         let length = match socket.read(&mut buffer) {
             Ok(length) => length,

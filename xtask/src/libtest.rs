@@ -1,6 +1,9 @@
 //! Counting what ran: the output of test programs in libtest's format, and the closing line.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 /// What one test program said.
 #[derive(Debug, Default, Eq, PartialEq)]
@@ -9,6 +12,8 @@ pub(crate) struct Report {
     pub(crate) passed: usize,
     /// Names of those that failed.
     pub(crate) failed: Vec<String>,
+    /// How many were left out, by the reason that was given; empty where none was.
+    pub(crate) ignored: BTreeMap<String, usize>,
     /// Whether it came to its end: the line `test result:` was printed.
     pub(crate) complete: bool,
 }
@@ -25,6 +30,8 @@ impl Report {
                 names.clear();
             } else if let Some(name) = line.strip_prefix("    ") {
                 names.push(name.trim().to_owned());
+            } else if let Some(reason) = ignored(line) {
+                *report.ignored.entry(reason.to_owned()).or_default() += 1;
             } else if let Some(result) = line.strip_prefix("test result: ") {
                 report.complete = true;
                 report.passed += count(result, " passed");
@@ -36,6 +43,20 @@ impl Report {
         }
         report
     }
+}
+
+/// Why a test was left out, where the line says that one was: `test NAME ... ignored, REASON`, and with
+/// the reason in brackets where the program has no harness of its own.
+fn ignored(line: &str) -> Option<&str> {
+    let (_, outcome) = line.strip_prefix("test ")?.split_once(" ... ")?;
+    let reason = outcome.strip_prefix("ignored")?;
+    let reason = reason.trim_start_matches([',', ' ']);
+    Some(
+        reason
+            .strip_prefix('(')
+            .and_then(|inner| inner.strip_suffix(')'))
+            .unwrap_or(reason),
+    )
 }
 
 /// The number before a word: `ok. 3 passed; 0 failed; …`.
@@ -51,6 +72,7 @@ fn count(result: &str, word: &str) -> usize {
 pub(crate) struct Tally {
     passed: usize,
     failed: Vec<String>,
+    ignored: BTreeMap<String, usize>,
     phases: Vec<(String, Duration)>,
 }
 
@@ -68,6 +90,14 @@ impl Tally {
     /// or failed without naming a test, counts as one failure.
     pub(crate) fn program(&mut self, name: &str, report: Report, success: bool) {
         self.passed += report.passed;
+        for (reason, count) in report.ignored {
+            let reason = if reason.is_empty() {
+                "`--long` runs them".to_owned()
+            } else {
+                reason
+            };
+            *self.ignored.entry(format!("{name}: {reason}")).or_default() += count;
+        }
         if !report.complete || (!success && report.failed.is_empty()) {
             self.failed
                 .push(format!("{name} (did not come to its end)"));
@@ -95,11 +125,18 @@ impl Tally {
         self.passed + self.failed.len()
     }
 
-    /// Prints times, the names of all failures, and the closing line; true when nothing failed.
+    /// Prints times, how many tests were left out and why, the names of all failures, and the closing
+    /// line; true when nothing failed.
     pub(crate) fn close(&self) -> bool {
         println!("\ntimes:");
         for (name, time) in &self.phases {
             println!("  {:8.1} s  {name}", time.as_secs_f32());
+        }
+        if !self.ignored.is_empty() {
+            println!("\nleft out:");
+            for (reason, count) in &self.ignored {
+                println!("  {count:8}  {reason}");
+            }
         }
         if !self.failed.is_empty() {
             println!("\nfailed:");
@@ -107,8 +144,16 @@ impl Tally {
                 println!("  {name}");
             }
         }
-        println!("\n{} passed, {} failed", self.passed, self.failed.len());
+        println!("\n{}", self.closing_line());
         self.failed.is_empty()
+    }
+
+    fn closing_line(&self) -> String {
+        let (passed, failed) = (self.passed, self.failed.len());
+        match self.ignored.values().sum::<usize>() {
+            0 => format!("{passed} passed, {failed} failed"),
+            left_out => format!("{passed} passed, {failed} failed, {left_out} left out"),
+        }
     }
 }
 
@@ -154,6 +199,24 @@ test result: ok. 12 passed; 0 failed; 3 ignored; 0 measured; 0 filtered out; fin
     fn several_results_add_up() {
         let report = Report::parse(&format!("{GOOD}{FAILED}{GOOD}"));
         assert_eq!((report.passed, report.failed.len()), (25, 2));
+    }
+
+    #[test]
+    fn what_was_left_out_is_said() {
+        let output = "\nrunning 4 tests\ntest vm/a/ipv4 ... ignored (this kernel has no a)\n\
+                      test vm/a/ipv6    ... ignored (this kernel has no a)\ntest b ... ignored, slow\n\
+                      test c ... ignored\n\ntest result: ok. 0 passed; 0 failed; 4 ignored\n";
+        let report = Report::parse(output);
+        let reasons: Vec<_> = report
+            .ignored
+            .iter()
+            .map(|(r, n)| (r.as_str(), *n))
+            .collect();
+        assert_eq!(reasons, [("", 1), ("slow", 1), ("this kernel has no a", 2)]);
+        let mut tally = Tally::default();
+        tally.program("x", report, true);
+        assert_eq!(tally.closing_line(), "0 passed, 0 failed, 4 left out");
+        assert_eq!(Tally::default().closing_line(), "0 passed, 0 failed");
     }
 
     #[test]

@@ -282,10 +282,10 @@ const ROWS: &[Row] = &[
         functions: &["inet_frag_rbtree_purge", "ip_expire", "ip6_frag_expire"],
     },
     // A bridge has its own loop over the prerouting rules (`nf_hook_bridge_pre`), compiled into this
-    // function, and frees there without a reason. A port that spanning tree blocks frees there as well,
-    // with nothing in the packet that tells one from the other: since 6.14 or so by a reason of its own.
-    // On older kernels a rule is the likelier one, as neighbours send hardly anything into a blocked
-    // port.
+    // function, and frees there without a reason. A port that spanning tree blocks frees there as well.
+    // Newer kernels give that a reason of its own (6.17 does, 6.12 not yet); on older ones nothing in the
+    // packet tells one from the other, and a rule is the likelier one: neighbours send hardly anything
+    // into a blocked port.
     row(
         Kernels::All,
         Class::Firewall,

@@ -1,8 +1,12 @@
 //! Rules of nftables and iptables.
 
+use anyhow::Result;
+
 use super::{Limits, NETFILTER, Obstacle, Play, Reason, Scene, scene};
-use crate::case::{Shape, Way};
+use crate::case::{Case, Plan, Shape, Way};
+use crate::expect::Expected;
 use crate::feature::Feature;
+use crate::kernel;
 
 const fn drop_at(by: Obstacle, at: &'static str) -> Play {
     Play::Dropped {
@@ -127,7 +131,7 @@ pub(super) const DROPS: &[Scene] = &[
     scene(
         "nft_bridge_prerouting_drop",
         Way::Bridged,
-        drop_at(bridge(PREROUTING), "bp0"),
+        Play::Own(bridge_prerouting),
     ),
     scene(
         "nft_bridge_forward_drop",
@@ -163,6 +167,20 @@ pub(super) const DROPS: &[Scene] = &[
         drop_at(Obstacle::Iptables("legacy", "FORWARD"), "lan0")
     }),
 ];
+
+/// A bridge runs these rules by itself, and does not name a firewall. Since Linux 6.7 the chain does it
+/// (commit e0d4593140b0).
+fn bridge_prerouting<'b>(case: &'b Case<'_>) -> Result<Plan<'b>> {
+    bridge(PREROUTING).set(case)?;
+    let reason = if kernel::is_at_least(6, 7) {
+        NETFILTER
+    } else {
+        ("firewall", "NOT_SPECIFIED")
+    };
+    let mut expected = Expected::nothing();
+    expected.dropped(case.kind(), reason, "bp0", case.count, case.bytes());
+    Ok(Plan::new(|| case.send(), expected))
+}
 
 const ICMP: &str = "reject";
 const RESET: &str = "reject with tcp reset";

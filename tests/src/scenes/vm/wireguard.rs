@@ -11,7 +11,7 @@ use crate::feature::Feature;
 use crate::lab::{GATEWAY, Lab, Net, PEER, SERVER, address};
 use crate::lifecycle::interfaces::{wait_attached, wait_gone};
 use crate::netns::NetNs;
-use crate::packet::{Packet, Protocol};
+use crate::packet::{Packet, Protocol, flags};
 use crate::send::send_made_here;
 use crate::wait::{DEADLINE, until};
 
@@ -133,15 +133,17 @@ fn new_key(lab: &Lab, netns: &NetNs, file: &str, port: u16) -> Result<String> {
     Ok(netns.sh("wg show wg0 public-key")?.trim().to_owned())
 }
 
-/// A packet of no interest makes the ends agree; the gateway has the keys when it has arrived.
+/// A packet of no interest, to which nobody answers, makes the ends agree; the gateway has the keys when
+/// it has arrived.
 fn agree(case: &Case<'_>) -> Result<()> {
     const DISCARD: u16 = 9;
     let (lab, family) = (case.lab, case.family());
-    let packet = Packet::new(
-        Protocol::Udp,
+    let mut packet = Packet::new(
+        Protocol::Tcp,
         (address(family, Net::ExtraLan, PEER), lab.port()),
         (address(family, Net::ExtraLan, GATEWAY), DISCARD),
     );
+    packet.tcp_flags = flags::RST;
     send_made_here(&lab.peer, packet.destination, &[packet.ip()])?;
     until("the tunnel is open", DEADLINE, || {
         // The public key and the seconds since 1970, 0 for never.
