@@ -80,7 +80,7 @@ modprobe -a tun nf_tables veth bridge
 export PEERWATCH_BIN=/usr/bin/peerwatch PEERWATCH_TIME_SCALE=10 PEERWATCH_VM=1
 export PEERWATCH_ONLY="$(cat /tests)"
 # What the daemon says of this kernel, with an interface to attach to.
-ip link add fact0 type veth peer name fact1
+ip link add fact0 type veth
 peerwatch run --log-level debug 2>/tmp/said & daemon=$!
 tries=600
 until wget -qO /tmp/metrics http://127.0.0.1:9680/metrics || [ $tries = 0 ]; do
