@@ -42,7 +42,7 @@ pub(super) const TRIALS: &[Trial] = &[
 const BYTES: usize = 10_000_000;
 
 /// Switches segmentation of an interface off, so that every packet on the wire is a frame.
-fn segment_in_software<'a>(
+pub(super) fn segment_in_software<'a>(
     netns: &'a NetNs,
     interface: &'static str,
     undo: &mut Undo<'a>,
