@@ -83,6 +83,11 @@ pub(crate) struct Last {
     pub(crate) fan_socket: u64,
 }
 
+/// Room for a copy of `struct sk_buff`, where the drop program is a raw tracepoint. The struct has 232
+/// bytes in common configurations, and up to some 270.
+#[map]
+pub(crate) static SKB_COPY: PerCpuArray<[u64; 64]> = PerCpuArray::with_max_entries(1, 0);
+
 /// Theoretical arrival time of the next event, nanoseconds (generic cell rate algorithm).
 #[map]
 pub(crate) static LOG_LIMIT: Array<u64> = Array::with_max_entries(1, 0);

@@ -81,7 +81,7 @@ features! {
     TpBtf "tp_btf", probes::tp_btf {
         how: "attaching an empty program to kfree_skb, and detaching it",
         used_by: "hook drop",
-        without: "hook drop is a raw tracepoint (mode raw_tp), which costs more for each freed packet",
+        without: "hook drop is a raw tracepoint (mode raw_tp), which copies the kernel's packet struct first",
     }
     /// Chains of programs at tc hooks.
     Tcx "tcx", probes::tcx {

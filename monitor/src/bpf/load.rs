@@ -124,7 +124,6 @@ pub fn load(
     } else {
         RAW_TP
     };
-    let direct_reads = u8::from(drop_program == TP_BTF);
     let has_reason = u8::from(facts.has_reason);
     let has_receiving_socket = u8::from(facts.has_receiving_socket);
     let cookie = settings.netns_cookie.unwrap_or(0);
@@ -141,7 +140,6 @@ pub fn load(
         loader.override_global(name, value, true);
     }
     loader
-        .override_global("DIRECT_READS", &direct_reads, true)
         .override_global("HAS_REASON", &has_reason, true)
         .override_global("HAS_RECEIVING_SOCKET", &has_receiving_socket, true)
         .override_global("NETNS_INUM", &settings.netns_inum, true)
