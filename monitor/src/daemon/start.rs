@@ -3,10 +3,8 @@
 
 use std::sync::Arc;
 
-use tracing::warn;
-
 use super::events::{Diagnostics, PacketLog};
-use super::{RunError, coverage, system};
+use super::{RunError, coverage, places, system};
 use crate::bpf::attach::Hooks;
 use crate::bpf::counters::Counters;
 use crate::bpf::features::{Feature, Features};
@@ -14,8 +12,6 @@ use crate::bpf::kernel::Kernel;
 use crate::bpf::load::{self, Settings};
 use crate::bpf::tables::Tables;
 use crate::config::{Config, LogPackets};
-use crate::drop::places;
-use crate::kallsyms::{KALLSYMS, Kallsyms};
 use crate::metrics::{KernelInfo, Source};
 use crate::netns;
 
@@ -23,6 +19,7 @@ use crate::netns;
 pub(super) struct Prepared {
     pub(super) hooks: Hooks,
     pub(super) tables: Tables,
+    pub(super) places: places::Watched,
     pub(super) source: Arc<Source>,
     pub(super) packet_log: PacketLog,
     pub(super) diagnostics: Option<Diagnostics>,
@@ -55,16 +52,6 @@ fn info(kernel: &Kernel) -> KernelInfo {
 /// Loads the programs and fills the tables that do not change.
 pub(super) fn prepare(config: &Config) -> Result<Prepared, RunError> {
     let (kernel, features) = kernel(config)?;
-    let places = match Kallsyms::read(KALLSYMS) {
-        Ok(symbols) => places(&symbols, &kernel.reasons),
-        Err(error) => {
-            warn!(
-                "the kernel's functions are not known ({error}): drops without a telling reason are \
-                 classed as unspecified"
-            );
-            Vec::new()
-        }
-    };
     let mut loaded = load::load(
         &kernel,
         &features,
@@ -86,10 +73,7 @@ pub(super) fn prepare(config: &Config) -> Result<Prepared, RunError> {
     let mut tables = Tables::new(&mut loaded.ebpf)?;
     tables.set_ports(&config.traffics.port_table())?;
     tables.set_reasons(kernel.reasons.infos())?;
-    let left_out = tables.set_places(&places)?;
-    if left_out > 0 {
-        warn!("{left_out} kernel functions found no room in the table of places");
-    }
+    let places = places::Watched::new(kernel.reasons.clone(), &mut tables)?;
     let counters = Counters::new(&mut loaded.ebpf)?;
     let packet_log = PacketLog::new(&mut loaded.ebpf, config)
         .map_err(system("the ring buffer of packet events cannot be read"))?;
@@ -107,6 +91,7 @@ pub(super) fn prepare(config: &Config) -> Result<Prepared, RunError> {
     Ok(Prepared {
         hooks,
         tables,
+        places,
         source,
         packet_log,
         diagnostics,
