@@ -5,6 +5,7 @@ mod btf;
 mod build;
 mod check;
 mod cmd;
+mod cross;
 mod demo;
 mod libtest;
 mod linker;

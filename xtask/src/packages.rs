@@ -90,6 +90,25 @@ const TEST_TOOLS: [Tool; 16] = [
     tool("busybox", "busybox-static", "the shell in there"),
 ];
 
+/// The linker for programs that are built for arm64.
+pub(crate) const CROSS_LINKER: &str = "aarch64-linux-gnu-gcc";
+
+/// What builds programs for arm64, and runs them.
+const CROSS_TOOLS: [Tool; 3] = [
+    tool(CROSS_LINKER, "gcc-aarch64-linux-gnu", "links for arm64"),
+    // No program: the file that says to the linker where the library is.
+    tool(
+        "/usr/aarch64-linux-gnu/lib/libc.so",
+        "libc6-dev-arm64-cross",
+        "what programs for arm64 are linked with",
+    ),
+    tool(
+        "qemu-system-aarch64",
+        "qemu-system-arm",
+        "boots kernels for arm64",
+    ),
+];
+
 /// Packages of Debian's newest Rust: the compiler for the BPF target. `gcc` comes with it.
 pub(crate) const BPF_COMPILER: [&str; 2] = ["rustc-web", "rust-web-src"];
 
@@ -105,7 +124,8 @@ fn reason(package: &str) -> String {
         }
         BPF_CLIPPY => "clippy for the kernel programs".to_owned(),
         _ => {
-            let tools = TEST_TOOLS.iter().filter(|tool| tool.package == package);
+            let all = TEST_TOOLS.iter().chain(&CROSS_TOOLS);
+            let tools = all.filter(|tool| tool.package == package);
             let reasons: Vec<_> = tools
                 .map(|tool| format!("{}: {}", tool.program, tool.why))
                 .collect();
@@ -216,12 +236,26 @@ pub(crate) fn test_path() -> Result<std::ffi::OsString> {
 ///
 /// When something is missing and cannot be installed, with the exact commands or the whole list.
 pub(crate) fn test_tools() -> Result<()> {
+    bring(&TEST_TOOLS)
+}
+
+/// Brings what builds programs for arm64, and runs them.
+///
+/// # Errors
+///
+/// As [`test_tools`].
+pub(crate) fn cross_tools() -> Result<()> {
+    bring(&CROSS_TOOLS)
+}
+
+/// Brings the tools that are missing.
+fn bring(tools: &[Tool]) -> Result<()> {
     let unpacked = unpacked_dir()?;
     let there = |tool: &Tool| {
         find_program(tool.program).is_some()
             || tool.how == How::Unpack && unpacked.join(tool.program).is_file()
     };
-    let missing: Vec<_> = TEST_TOOLS.iter().filter(|tool| !there(tool)).collect();
+    let missing: Vec<_> = tools.iter().filter(|tool| !there(tool)).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -308,8 +342,9 @@ mod tests {
     #[test]
     fn every_package_has_a_reason() {
         for package in TEST_TOOLS
-            .map(|tool| tool.package)
             .iter()
+            .chain(&CROSS_TOOLS)
+            .map(|tool| &tool.package)
             .chain(&BPF_COMPILER)
         {
             assert!(!reason(package).is_empty(), "{package}");

@@ -4,6 +4,8 @@
 //! file system of its own that is the whole guest: busybox, the daemon, the test program, the tools
 //! that it starts, and the kernel's modules. Nothing of the host can be seen from in there.
 
+mod apt;
+mod arch;
 mod archive;
 mod facts;
 mod guest;
@@ -11,13 +13,15 @@ mod kernels;
 mod machine;
 mod newer;
 mod page;
+mod programs;
 mod rows;
 mod table;
+mod userland;
 
 use std::{
     collections::BTreeMap,
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     sync::atomic::{AtomicUsize, Ordering},
     thread,
     time::{Duration, Instant},
@@ -26,7 +30,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    build, cmd,
+    build,
     libtest::Tally,
     setup::{self, Needs},
 };
@@ -34,6 +38,7 @@ use facts::Facts;
 use kernels::Pin;
 use machine::Machine;
 use page::Found;
+use programs::{Programs, Sets};
 use table::Outcome;
 
 /// Arguments of the task.
@@ -71,10 +76,15 @@ const TEST: Duration = Duration::from_secs(20);
 /// had or does not boot is a failure that is counted.
 pub(crate) fn vm_test(options: &Options) -> Result<bool> {
     let mut tally = Tally::default();
-    let pins = kernels::chosen(&options.kernels)?;
     if options.newer {
+        let pins = if options.kernels.is_empty() {
+            kernels::all()?
+        } else {
+            kernels::chosen(&options.kernels)?
+        };
         return newer::print(&pins).map(|()| true);
     }
+    let pins = kernels::chosen(&options.kernels)?;
     let start = Instant::now();
     setup::setup(Needs {
         tools: true,
@@ -84,11 +94,13 @@ pub(crate) fn vm_test(options: &Options) -> Result<bool> {
 
     println!("== build");
     let start = Instant::now();
-    let programs = Programs::build()?;
+    let conformance = programs::conformance()?;
+    let all = programs::tests(&conformance)?;
+    let programs = Sets::build(conformance, &pins)?;
     let tests = if options.all {
-        programs.tests()?
+        all
     } else {
-        rows::chosen(&programs.tests()?, &options.names)?
+        rows::chosen(&all, &options.names)?
     };
     tally.phase("build", start);
 
@@ -103,7 +115,8 @@ pub(crate) fn vm_test(options: &Options) -> Result<bool> {
 }
 
 /// As a part of `cargo xtask test`, with programs that are built already: the core tests on the kernels
-/// that are marked for it, or all tests on all kernels.
+/// that are marked for it, or all tests on all kernels, for which programs are built if they run on
+/// another kind of machine.
 ///
 /// # Errors
 ///
@@ -114,62 +127,20 @@ pub(crate) fn part_of_test(
     long: bool,
     tally: &mut Tally,
 ) -> Result<()> {
-    let programs = Programs {
-        daemon: daemon.into(),
-        conformance: conformance.into(),
-    };
-    let all = programs.tests()?;
-    let mut pins = kernels::chosen(&[])?;
+    let all = programs::tests(conformance)?;
+    let mut pins = kernels::all()?;
     let tests = if long {
         all
     } else {
         pins.retain(|pin| pin.short);
         rows::chosen(&all, &[])?
     };
+    let native = Programs {
+        daemon: daemon.into(),
+        conformance: conformance.into(),
+    };
+    let programs = Sets::new(Some(native), &pins);
     run(&pins, &programs, &tests, tally).map(drop)
-}
-
-/// The programs that are tested and that test.
-#[derive(Debug)]
-struct Programs {
-    daemon: PathBuf,
-    conformance: PathBuf,
-}
-
-impl Programs {
-    /// Builds them, the same that `cargo xtask test` runs: the guest gets the libraries that they
-    /// are linked with.
-    fn build() -> Result<Self> {
-        let daemon = build::daemon()?;
-        let conformance = build::build(&[
-            "test",
-            "--no-run",
-            "--locked",
-            "--package",
-            "monitor-tests",
-            "--test",
-            "conformance",
-        ])?
-        .into_iter()
-        .find(|built| built.target == "conformance")
-        .context("cargo built no test program conformance")?;
-        Ok(Self {
-            daemon,
-            conformance: conformance.program,
-        })
-    }
-
-    /// The names of all tests that can run in there.
-    fn tests(&self) -> Result<Vec<String>> {
-        let mut command = std::process::Command::new(&self.conformance);
-        let text = cmd::output(command.arg("--list"))?;
-        let all = text
-            .lines()
-            .filter_map(|line| line.strip_suffix(": test"))
-            .map(str::to_owned)
-            .collect();
-        Ok(rows::possible(all))
-    }
 }
 
 /// How many machines run at once.
@@ -185,7 +156,7 @@ struct Ended {
 /// Runs the tests on all kernels, prints the table, adds the results up, and gives what was found.
 fn run<'a>(
     pins: &'a [Pin],
-    programs: &Programs,
+    programs: &Sets,
     tests: &[String],
     tally: &mut Tally,
 ) -> Result<Vec<Found<'a>>> {
@@ -231,7 +202,7 @@ impl Boot {
 fn run_booted<'a>(
     boot: Boot,
     pins: &'a [Pin],
-    programs: &Programs,
+    programs: &Sets,
     tests: &[String],
     tally: &mut Tally,
 ) -> Result<Vec<Found<'a>>> {
@@ -295,7 +266,7 @@ fn run_booted<'a>(
 }
 
 /// Boots one kernel and runs the tests there.
-fn run_one(boot: Boot, pin: &Pin, programs: &Programs, tests: &[String], folder: &Path) -> Ended {
+fn run_one(boot: Boot, pin: &Pin, programs: &Sets, tests: &[String], folder: &Path) -> Ended {
     println!(
         "== kernel {} ({}, {}), {} tests",
         boot.name(pin),
@@ -322,7 +293,7 @@ fn run_one(boot: Boot, pin: &Pin, programs: &Programs, tests: &[String], folder:
 fn boot_one(
     boot: Boot,
     pin: &Pin,
-    programs: &Programs,
+    programs: &Sets,
     tests: &[String],
     folder: &Path,
     said: &mut String,
@@ -330,9 +301,10 @@ fn boot_one(
     let kernel = pin.fetch()?;
     let name = boot.name(pin);
     let initramfs = folder.join(format!("{name}.cpio"));
-    guest::write(&initramfs, &kernel, programs, tests)?;
+    guest::write(&initramfs, pin, &kernel, programs.of(pin.arch)?, tests)?;
     let count = u32::try_from(tests.len()).context("too many tests")?;
     let machine = Machine {
+        arch: pin.arch,
         image: kernel.image,
         initramfs,
         console: folder.join(format!("{name}.console")),

@@ -4,14 +4,17 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io::{BufWriter, Write},
-    path::{Path, PathBuf},
-    process::Command,
+    path::Path,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
-use super::{Programs, archive::Archive, kernels::Kernel};
-use crate::cmd;
+use super::{
+    archive::Archive,
+    kernels::{Kernel, Pin},
+    programs::Programs,
+    userland::Userland,
+};
 
 /// What the tests start in there. Debian's packages of `cargo xtask setup --tests`.
 const TOOLS: [&str; 13] = [
@@ -56,7 +59,7 @@ const USERS: &str = "root:x:0:0::/root:/bin/sh\ntcpdump:x:100:100::/:/bin/false\
 /// The last line of the guest's report, up to the exit code.
 const END: &str = "peerwatch guest: the tests ended with ";
 
-/// What the kernel starts. The second serial port takes the test program's output; its errors, and
+/// What the kernel starts. The device `REPORT` takes the test program's output; its errors, and
 /// those of this script, go to the console.
 const INIT: &str = r#"#!/usr/bin/busybox sh
 /usr/bin/busybox mkdir -p /usr/local/bin
@@ -91,14 +94,14 @@ done
 {
     grep -o 'feature [a-z_]*: .*' /tmp/said
     grep -E '^peerwatch_(hook|kernel)_info' /tmp/metrics
-} | sed 's/^/peerwatch guest says: /' >/dev/ttyS1
+} | sed 's/^/peerwatch guest says: /' >REPORT
 kill $daemon
 wait $daemon
 ip link del fact0
 {
     conformance --color never
     echo "peerwatch guest: the tests ended with $?"
-} >/dev/ttyS1
+} >REPORT
 # Closing the port has waited until all was sent.
 reboot -f
 "#;
@@ -110,10 +113,12 @@ reboot -f
 /// When a tool or library is missing, or the file cannot be written.
 pub(super) fn write(
     to: &Path,
+    pin: &Pin,
     kernel: &Kernel,
     programs: &Programs,
     tests: &[String],
 ) -> Result<()> {
+    let userland = Userland::of(pin.arch, &pin.suite)?;
     let file = File::create(to).with_context(|| format!("cannot make {}", to.display()))?;
     let mut archive = Archive::new(BufWriter::new(file));
     // As Debian has it; the loader's own path begins with /lib64.
@@ -127,18 +132,24 @@ pub(super) fn write(
         archive.folder(Path::new(folder))?;
     }
     for tool in TOOLS {
-        let path = cmd::find_program(tool)
-            .with_context(|| format!("no {tool} here: run `cargo xtask setup --tests`"))?;
-        add_program(&mut archive, &path, tool)?;
+        add_program(&mut archive, &userland, &userland.program(tool)?, tool)?;
     }
-    add_program(&mut archive, &programs.daemon, "peerwatch")?;
-    add_program(&mut archive, &programs.conformance, "conformance")?;
+    add_program(&mut archive, &userland, &programs.daemon, "peerwatch")?;
+    add_program(
+        &mut archive,
+        &userland,
+        &programs.conformance,
+        "conformance",
+    )?;
     // Where the kernel looks for it.
     archive.link(Path::new("/usr/sbin/modprobe"), "../bin/busybox")?;
     add_modules(&mut archive, kernel)?;
     archive.file(Path::new("/etc/passwd"), USERS.as_bytes())?;
     archive.file(Path::new("/tests"), tests.join("\n").as_bytes())?;
-    archive.program(Path::new("/init"), INIT.as_bytes())?;
+    archive.program(
+        Path::new("/init"),
+        INIT.replace("REPORT", pin.arch.report()).as_bytes(),
+    )?;
     archive.finish()?;
     Ok(())
 }
@@ -152,68 +163,39 @@ pub(super) fn exit_code(said: &str) -> Option<u8> {
 }
 
 /// Adds a program under a name in `/usr/bin`, and the libraries that it is linked with.
-fn add_program<W: Write>(archive: &mut Archive<W>, program: &Path, name: &str) -> Result<()> {
+fn add_program<W: Write>(
+    archive: &mut Archive<W>,
+    userland: &Userland,
+    program: &Path,
+    name: &str,
+) -> Result<()> {
     archive.program(&Path::new("/usr/bin").join(name), &read(program)?)?;
-    for library in libraries(program)? {
-        archive.program(&in_guest(&library), &read(&library)?)?;
+    for library in userland.libraries(program)? {
+        archive.program(&library.in_guest, &read(&library.file)?)?;
         if library
+            .in_guest
             .file_name()
             .is_some_and(|name| name.as_encoded_bytes().starts_with(b"libxtables.so"))
         {
-            add_plugins(archive, &library.with_file_name("xtables"))?;
+            add_plugins(
+                archive,
+                &library.file.with_file_name("xtables"),
+                &library.in_guest.with_file_name("xtables"),
+            )?;
         }
     }
     Ok(())
 }
 
 /// Adds what iptables loads for each match and target.
-fn add_plugins<W: Write>(archive: &mut Archive<W>, folder: &Path) -> Result<()> {
+fn add_plugins<W: Write>(archive: &mut Archive<W>, folder: &Path, in_guest: &Path) -> Result<()> {
     let entries = fs::read_dir(folder)
         .with_context(|| format!("no extensions of iptables in {}", folder.display()))?;
     for entry in entries {
-        let path = entry?.path();
-        archive.program(&in_guest(&path), &read(&path)?)?;
+        let entry = entry?;
+        archive.program(&in_guest.join(entry.file_name()), &read(&entry.path())?)?;
     }
     Ok(())
-}
-
-/// A library's path in the guest, where `/lib` is a link to `/usr/lib`.
-fn in_guest(path: &Path) -> PathBuf {
-    if path.starts_with("/lib") || path.starts_with("/lib64") {
-        let below = path.strip_prefix("/").unwrap_or(path);
-        Path::new("/usr").join(below)
-    } else {
-        path.to_owned()
-    }
-}
-
-/// The libraries that a program needs, and the loader.
-fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
-    let mut command = Command::new("ldd");
-    // cargo's own library folders are not in the guest.
-    command.arg(program).env_remove("LD_LIBRARY_PATH");
-    let output = command
-        .output()
-        .with_context(|| format!("cannot start `{}`", cmd::display(&command)))?;
-    // It fails for static programs.
-    parse_ldd(&String::from_utf8_lossy(&output.stdout))
-        .with_context(|| program.display().to_string())
-}
-
-/// Reads what `ldd` prints: `name => path (address)`, or the loader's path alone.
-fn parse_ldd(text: &str) -> Result<Vec<PathBuf>> {
-    let mut paths = Vec::new();
-    for line in text.lines().map(str::trim) {
-        let file = line.split_once(" => ").map_or(line, |(_, path)| path);
-        if file == "not found" {
-            bail!("a library is missing: {line}");
-        }
-        if file.starts_with('/') {
-            let path = file.split_once(" (").map_or(file, |(path, _)| path);
-            paths.push(path.into());
-        }
-    }
-    Ok(paths)
 }
 
 /// Adds the modules, and the lists that modprobe reads.
@@ -279,35 +261,6 @@ mod tests {
         assert!(INIT.contains(&format!("sed 's/^/{}/'", super::super::facts::PREFIX)));
         assert_eq!(exit_code(&format!("test a ... ok\n{END}101\n")), Some(101));
         assert_eq!(exit_code("test a ... ok\n"), None);
-    }
-
-    #[test]
-    fn libraries_and_loader_are_read_and_what_is_in_no_file_is_not() {
-        let text = "\tlinux-vdso.so.1 (0x00007ffc)\n\
-                    \tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f01)\n\
-                    \t/lib64/ld-linux-x86-64.so.2 (0x00007f02)\n";
-        assert_eq!(
-            parse_ldd(text).unwrap(),
-            [
-                "/lib/x86_64-linux-gnu/libc.so.6",
-                "/lib64/ld-linux-x86-64.so.2"
-            ]
-            .map(PathBuf::from)
-        );
-        assert!(parse_ldd("\tstatically linked\n").unwrap().is_empty());
-        assert!(parse_ldd("\tlibx.so.1 => not found\n").is_err());
-    }
-
-    #[test]
-    fn libraries_are_below_usr_in_the_guest() {
-        for (host, guest) in [
-            ("/lib64/ld.so", "/usr/lib64/ld.so"),
-            ("/lib/a/b.so", "/usr/lib/a/b.so"),
-            ("/usr/lib/a/b.so", "/usr/lib/a/b.so"),
-            ("/library/b.so", "/library/b.so"),
-        ] {
-            assert_eq!(in_guest(Path::new(host)), Path::new(guest));
-        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 
+use super::arch::Arch;
 use crate::{
     cmd,
     mirror::{self, Repository},
@@ -36,6 +37,9 @@ pub(super) struct Pin {
     pub(super) suite: String,
     /// The package's version.
     pub(super) version: String,
+    /// The kind of machine that it runs on.
+    #[serde(default)]
+    pub(super) arch: Arch,
     /// Whether it is part of the short version, in `cargo xtask test`.
     #[serde(default)]
     pub(super) short: bool,
@@ -65,13 +69,22 @@ pub(super) struct Kernel {
     pub(super) modules: PathBuf,
 }
 
-/// The kernels of these names, or all when there are none.
+/// All kernels.
+///
+/// # Errors
+///
+/// When the list is not understood.
+pub(super) fn all() -> Result<Vec<Pin>> {
+    parse(PINS)
+}
+
+/// The kernels of these names; when there are none, all that the tests need not be built anew for.
 ///
 /// # Errors
 ///
 /// When the list is not understood, or a name is not in it.
 pub(super) fn chosen(names: &[String]) -> Result<Vec<Pin>> {
-    let pins = parse(PINS)?;
+    let pins = all()?;
     if let Some(unknown) = names
         .iter()
         .find(|name| !pins.iter().any(|pin| pin.name == **name))
@@ -84,7 +97,13 @@ pub(super) fn chosen(names: &[String]) -> Result<Vec<Pin>> {
     }
     Ok(pins
         .into_iter()
-        .filter(|pin| names.is_empty() || names.contains(&pin.name))
+        .filter(|pin| {
+            if names.is_empty() {
+                pin.arch == Arch::default()
+            } else {
+                names.contains(&pin.name)
+            }
+        })
         .collect())
 }
 
@@ -235,5 +254,14 @@ mod tests {
             "{error}"
         );
         assert_eq!(chosen(&["6.1".to_owned()]).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn another_kind_of_machine_runs_only_when_it_is_named() {
+        let named = chosen(&["6.12-arm64".to_owned()]).unwrap();
+        assert_eq!(named[0].arch, Arch::Arm64);
+        let usual = chosen(&[]).unwrap();
+        assert!(usual.iter().all(|pin| pin.arch == Arch::Amd64));
+        assert!(usual.len() < all().unwrap().len());
     }
 }

@@ -12,20 +12,20 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
+use super::arch::Arch;
 use crate::cmd;
-
-/// The program.
-const QEMU: &str = "qemu-system-x86_64";
 
 /// How many lines of the console an error shows.
 const LAST_WORDS: usize = 30;
 
 /// What every guest's kernel is told.
-const COMMAND_LINE: &str = "console=ttyS0 quiet loglevel=5 panic=-1";
+const COMMAND_LINE: &str = "quiet loglevel=5 panic=-1";
 
 /// A guest that runs once.
 #[derive(Debug)]
 pub(super) struct Machine {
+    /// Its kind.
+    pub(super) arch: Arch,
     /// The kernel.
     pub(super) image: PathBuf,
     /// Its initial file system.
@@ -39,7 +39,7 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    /// Runs it to its end. Shows what it writes to its second serial port, behind its name, and adds it
+    /// Runs it to its end. Shows what it writes to the port for its report, behind its name, and adds it
     /// to `said`.
     ///
     /// # Errors
@@ -109,14 +109,14 @@ impl Machine {
     fn command(&self) -> Command {
         let mut console = std::ffi::OsString::from("file:");
         console.push(&self.console);
-        let mut command = Command::new(cmd::find_program(QEMU).unwrap_or_else(|| QEMU.into()));
+        let qemu = self.arch.qemu();
+        let mut command = Command::new(cmd::find_program(qemu).unwrap_or_else(|| qemu.into()));
         command
             // Software emulation, also where there is hardware support: the same everywhere, and a
             // guest inside a guest fails in ways of its own.
             .args(["-accel", "tcg,thread=multi"])
-            // QEMU 7.2 spoils the flags of cmpxchg16b, with which newer kernels allocate memory.
-            .args(["-cpu", "max,cx16=off"])
-            .args(["-machine", "q35", "-smp", "2", "-m", "1024M"])
+            .args(self.arch.machine())
+            .args(["-smp", "2", "-m", "1024M"])
             .args(["-nodefaults", "-no-user-config", "-display", "none"])
             // A panic and the end of the guest's work are both a reboot, and so the end of QEMU.
             .arg("-no-reboot")
@@ -125,10 +125,14 @@ impl Machine {
             .arg("-initrd")
             .arg(&self.initramfs)
             .arg("-append")
-            .arg(format!("{COMMAND_LINE} {}", self.arguments))
+            .arg(format!(
+                "console={} {COMMAND_LINE} {}",
+                self.arch.console(),
+                self.arguments
+            ))
             .arg("-serial")
             .arg(console)
-            .args(["-serial", "stdio"])
+            .args(self.arch.report_port())
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
         command

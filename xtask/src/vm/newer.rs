@@ -1,17 +1,13 @@
 //! `cargo xtask vm-test --newer`: what Debian's archive has now for each pinned kernel.
-//!
-//! apt reads the lists of each suite into a folder of its own, checks their signatures as ever, and
-//! leaves the machine's own lists alone.
 
-use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path, process::Command};
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::kernels::Pin;
-use crate::{cmd, mirror::Repository, state};
+use super::{apt::Apt, arch::Arch, kernels::Pin};
 
-/// The package that depends on the newest kernel of a suite.
-const META: &str = "linux-image-cloud-amd64";
+/// The package that depends on the newest kernel of a suite, without the kind of machine behind it.
+const META: &str = "linux-image-cloud-";
 
 /// What the packages begin with that image and modules are in. Since 6.19 the image's own package only
 /// depends on these.
@@ -26,15 +22,9 @@ type Fields = BTreeMap<String, String>;
 ///
 /// When no mirror of Debian is known, or apt fails.
 pub(super) fn print(pins: &[Pin]) -> Result<()> {
-    let mirrors = Repository::Debian.mirrors()?;
-    let mirror = mirrors.first().context(
-        "apt's configuration names no mirror of Debian; name one in PEERWATCH_MIRROR_DEBIAN",
-    )?;
     for pin in pins {
-        let folder = state::cache_dir()?.join("suites").join(&pin.suite);
-        let apt = Apt::read(&folder, mirror, &pin.suite)
-            .with_context(|| format!("the lists of {}", pin.suite))?;
-        let files = newest(&|name| apt.show(name))?;
+        let apt = Apt::read(&pin.suite, pin.arch)?;
+        let files = newest(pin.arch, &|name| Ok(fields(&apt.show(name)?)))?;
         let version = files
             .first()
             .and_then(|file| file.get("Version"))
@@ -55,10 +45,10 @@ pub(super) fn print(pins: &[Pin]) -> Result<()> {
 }
 
 /// The package files of the newest kernel, by what `show` says of packages.
-fn newest(show: &dyn Fn(&str) -> Result<Fields>) -> Result<Vec<Fields>> {
-    let meta = show(META)?;
-    let name =
-        dependency(&meta, "linux-image-").with_context(|| format!("{META} without an image"))?;
+fn newest(arch: Arch, show: &dyn Fn(&str) -> Result<Fields>) -> Result<Vec<Fields>> {
+    let meta = format!("{META}{}", arch.debian());
+    let name = dependency(&show(&meta)?, "linux-image-")
+        .with_context(|| format!("{meta} without an image"))?;
     let image = show(&name)?;
     let parts: Vec<String> = PARTS
         .iter()
@@ -89,8 +79,13 @@ fn dependency(package: &Fields, start: &str) -> Option<String> {
 fn entry(pin: &Pin, version: &str, files: &[Fields]) -> Result<String> {
     // 7.3.4-1~bpo13+1 is called 7.3.
     let name: Vec<&str> = version.split(['.', '-']).take(2).collect();
+    let (suffix, arch) = match pin.arch {
+        Arch::Amd64 => ("", ""),
+        Arch::Arm64 => ("-arm64", "arch = \"arm64\"\n"),
+    };
     let mut text = format!(
-        "\n[[kernel]]\nname = \"{}\"\ndistribution = \"{}\"\nsuite = \"{}\"\nversion = \"{version}\"\n",
+        "\n[[kernel]]\nname = \"{}{suffix}\"\ndistribution = \"{}\"\nsuite = \"{}\"\n\
+         version = \"{version}\"\n{arch}",
         name.join("."),
         pin.distribution,
         pin.suite
@@ -107,54 +102,6 @@ fn entry(pin: &Pin, version: &str, files: &[Fields]) -> Result<String> {
         )?;
     }
     Ok(text)
-}
-
-/// apt with a configuration of its own.
-struct Apt {
-    options: Vec<String>,
-}
-
-impl Apt {
-    /// Reads the lists of a suite.
-    fn read(folder: &Path, mirror: &str, suite: &str) -> Result<Self> {
-        for part in ["lists/partial", "cache/archives/partial", "parts"] {
-            let path = folder.join(part);
-            fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
-        }
-        let sources = folder.join("sources.list");
-        fs::write(
-            &sources,
-            format!("deb [arch=amd64] {mirror} {suite} main\n"),
-        )
-        .with_context(|| format!("cannot write {}", sources.display()))?;
-        let option = |key: &str, value: &Path| format!("{key}={}", value.display());
-        let apt = Self {
-            options: vec![
-                option("Dir::Etc::sourcelist", &sources),
-                option("Dir::Etc::sourceparts", &folder.join("parts")),
-                option("Dir::State::lists", &folder.join("lists")),
-                option("Dir::Cache", &folder.join("cache")),
-                "APT::Architecture=amd64".to_owned(),
-                "Acquire::Languages=none".to_owned(),
-            ],
-        };
-        cmd::output(apt.command("apt-get").args(["-qq", "update"]))?;
-        Ok(apt)
-    }
-
-    fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(program);
-        for option in &self.options {
-            command.args(["-o", option]);
-        }
-        command
-    }
-
-    fn show(&self, package: &str) -> Result<Fields> {
-        let mut command = self.command("apt-cache");
-        let text = cmd::output(command.args(["show", "--no-all-versions", package]))?;
-        Ok(fields(&text))
-    }
 }
 
 /// The first paragraph of what apt shows; lines that continue a field are left out.
@@ -174,7 +121,9 @@ mod tests {
 
     fn show(name: &str) -> Result<Fields> {
         let text = match name {
-            META => "Package: x\nDepends: linux-image-7.4.1-cloud-amd64 (= 7.4.1-1)\n",
+            "linux-image-cloud-amd64" => {
+                "Package: x\nDepends: linux-image-7.4.1-cloud-amd64 (= 7.4.1-1)\n"
+            }
             "linux-image-7.4.1-cloud-amd64" => {
                 "Depends: dracut | initramfs-tools (>= 0.120), linux-base-7.4.1 (= 7.4.1-1), \
                  linux-binary-7.4.1 (= 7.4.1-1), linux-modules-7.4.1 (= 7.4.1-1)\n"
@@ -192,7 +141,7 @@ mod tests {
 
     #[test]
     fn a_kernel_in_parts_becomes_an_entry_of_the_list() {
-        let files = newest(&show).unwrap();
+        let files = newest(Arch::Amd64, &show).unwrap();
         let pin = kernels::chosen(&["6.1".to_owned()]).unwrap().remove(0);
         let text = entry(&pin, "7.4.1-1", &files).unwrap();
         assert!(text.contains("name = \"7.4\""), "{text}");
@@ -210,10 +159,10 @@ mod tests {
     #[test]
     fn a_kernel_in_one_package_is_that_package() {
         let one = |name: &str| match name {
-            META => Ok(fields("Depends: linux-image-6.1.0-9 (= 6.1.9-1)\n")),
+            "linux-image-cloud-arm64" => Ok(fields("Depends: linux-image-6.1.0-9 (= 6.1.9-1)\n")),
             _ => Ok(fields("Version: 6.1.9-1\nDepends: kmod, linux-base\n")),
         };
-        assert_eq!(newest(&one).unwrap().len(), 1);
-        assert!(newest(&|_| Ok(Fields::new())).is_err());
+        assert_eq!(newest(Arch::Arm64, &one).unwrap().len(), 1);
+        assert!(newest(Arch::Amd64, &|_| Ok(Fields::new())).is_err());
     }
 }
