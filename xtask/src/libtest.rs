@@ -110,6 +110,11 @@ impl Tally {
         );
     }
 
+    /// Adds a test that was left out, and why.
+    pub(crate) fn left_out(&mut self, name: &str, reason: &str) {
+        *self.ignored.entry(format!("{name}: {reason}")).or_default() += 1;
+    }
+
     /// Takes note of how long a part took.
     pub(crate) fn phase(&mut self, name: &str, start: Instant) {
         self.took(name, start.elapsed());

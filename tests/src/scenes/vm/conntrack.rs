@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use super::super::{Limits, NETFILTER, Play, Scene, scene};
 use crate::case::{Case, Plan, Way};
 use crate::expect::Expected;
-use crate::feature::Feature;
+use crate::needs::Feature;
 use crate::wait::{DEADLINE, until};
 
 /// One limit for all namespaces, which only the first of them may change.
