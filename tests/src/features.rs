@@ -115,7 +115,8 @@ impl Evidence {
     }
 }
 
-/// The claims in what a daemon wrote with `--log-level debug`: by name, available or missing and why.
+/// The claims in what a daemon wrote with `--log-level debug`: by name, available, or why it is missing or
+/// not known.
 pub(crate) fn claimed(log: &str) -> Result<BTreeMap<String, Result<(), String>>> {
     let mut claims = BTreeMap::new();
     for line in log.lines() {
@@ -126,7 +127,9 @@ pub(crate) fn claimed(log: &str) -> Result<BTreeMap<String, Result<(), String>>>
         let state = if state == "available" {
             Ok(())
         } else {
-            let why = state.strip_prefix("missing (");
+            let why = state
+                .strip_prefix("missing (")
+                .or_else(|| state.strip_prefix("unknown ("));
             let (why, without) = why
                 .and_then(|why| why.split_once("); without it: "))
                 .with_context(|| line.to_owned())?;

@@ -2,7 +2,8 @@
 //! make meaningless.
 //!
 //! [`TABLE`] is the one list: each feature, how it is probed, what uses it, and what happens without it.
-//! Probes leave nothing behind, and one that is not permitted counts as missing. The variable
+//! Probes leave nothing behind. One that the kernel could not carry out (memory, limits, permissions) says
+//! nothing: the feature counts as there, so that what needs it is tried, and tried again. The variable
 //! `PEERWATCH_WITHOUT` of the environment (names with commas between) makes features count as missing:
 //! an aid for tests of how peerwatch does without.
 
@@ -29,7 +30,16 @@ pub struct Row {
     pub used_by: &'static str,
     /// What happens without it.
     pub without: &'static str,
-    probe: fn(&Kernel) -> Result<(), String>,
+    probe: fn(&Kernel) -> Result<(), Lack>,
+}
+
+/// Why a feature is not known to be there.
+#[derive(Clone, Debug, Eq, PartialEq)]
+enum Lack {
+    /// The kernel does not have it.
+    Missing(String),
+    /// The kernel could not be asked.
+    Unknown(String),
 }
 
 macro_rules! features {
@@ -160,6 +170,9 @@ impl Feature {
     }
 }
 
+/// Why a feature is missing that `PEERWATCH_WITHOUT` names.
+pub(super) const LEFT_OUT: &str = "left out by PEERWATCH_WITHOUT";
+
 impl FromStr for Feature {
     type Err = String;
 
@@ -175,7 +188,7 @@ impl FromStr for Feature {
 /// What a kernel lacks of the table, and why.
 #[derive(Clone, Debug, Default)]
 pub struct Features {
-    missing: BTreeMap<Feature, String>,
+    lacks: BTreeMap<Feature, Lack>,
 }
 
 impl Features {
@@ -184,39 +197,46 @@ impl Features {
     pub fn probe(kernel: &Kernel, without: &[Feature]) -> Self {
         let ask = |row: &Row| {
             let result = if without.contains(&row.feature) {
-                Err("left out by PEERWATCH_WITHOUT".to_owned())
+                Err(Lack::Missing(LEFT_OUT.to_owned()))
             } else {
                 (row.probe)(kernel)
             };
             Some((row.feature, result.err()?))
         };
         Self {
-            missing: TABLE.iter().filter_map(ask).collect(),
+            lacks: TABLE.iter().filter_map(ask).collect(),
         }
     }
 
-    /// Whether the kernel has it.
+    /// Whether the kernel has it, or could not be asked.
     #[must_use]
     pub fn has(&self, feature: Feature) -> bool {
-        !self.missing.contains_key(&feature)
+        self.why_missing(feature).is_none()
     }
 
-    /// Why the kernel has it not; `None` where it has.
+    /// Why the kernel has it not; `None` where it has, or could not be asked.
     #[must_use]
     pub fn why_missing(&self, feature: Feature) -> Option<&str> {
-        self.missing.get(&feature).map(String::as_str)
+        match self.lacks.get(&feature)? {
+            Lack::Missing(why) => Some(why),
+            Lack::Unknown(_) => None,
+        }
     }
 
-    /// One line for each feature: `feature tcx: available`, or `feature tcx: missing (why); without it:
-    /// …`. Tests read them.
+    /// One line for each feature: `feature tcx: available`, `feature tcx: missing (why); without it: …`, or
+    /// `feature tcx: unknown (why); without it: …` where the kernel could not be asked. Tests read them.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
-        let line = |row: &Row| match self.why_missing(row.feature) {
-            None => format!("feature {}: available", row.name),
-            Some(why) => format!(
-                "feature {}: missing ({why}); without it: {}",
+        let line = |row: &Row| {
+            let (state, why) = match self.lacks.get(&row.feature) {
+                None => return format!("feature {}: available", row.name),
+                Some(Lack::Missing(why)) => ("missing", why),
+                Some(Lack::Unknown(why)) => ("unknown", why),
+            };
+            format!(
+                "feature {}: {state} ({why}); without it: {}",
                 row.name, row.without
-            ),
+            )
         };
         TABLE.iter().map(line).collect()
     }
@@ -266,6 +286,21 @@ mod tests {
         assert_eq!(
             Features::default().lines()[Feature::Tcx as usize],
             "feature tcx: available"
+        );
+    }
+
+    #[test]
+    fn what_could_not_be_asked_counts_as_there_and_is_said() {
+        let unknown = (Feature::Tcx, Lack::Unknown("no memory".to_owned()));
+        let features = Features {
+            lacks: BTreeMap::from([unknown]),
+        };
+        assert!(features.has(Feature::Tcx));
+        assert_eq!(features.why_missing(Feature::Tcx), None);
+        let line = &features.lines()[Feature::Tcx as usize];
+        assert!(
+            line.starts_with("feature tcx: unknown (no memory); without it: "),
+            "{line}"
         );
     }
 }

@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use tracing::debug;
+
 use super::events::{Diagnostics, PacketLog};
 use super::{RunError, coverage, places, system};
 use crate::bpf::attach::Hooks;
@@ -14,6 +16,7 @@ use crate::bpf::tables::Tables;
 use crate::config::{Config, LogPackets};
 use crate::metrics::{KernelInfo, Source};
 use crate::netns;
+use crate::preflight;
 
 /// Everything that is loaded and not attached yet.
 pub(super) struct Prepared {
@@ -27,6 +30,9 @@ pub(super) struct Prepared {
 
 /// What is known of the kernel, and what it offers.
 fn kernel(config: &Config) -> Result<(Kernel, Features), RunError> {
+    if let Err(error) = preflight::raise_locked_memory() {
+        debug!("the limit of locked memory stays as it is: {error}");
+    }
     let mut kernel = Kernel::read(config.btf.as_deref())?;
     if config.without.contains(&Feature::KernelBtf) {
         kernel = Kernel::unknown("left out by PEERWATCH_WITHOUT".to_owned());
