@@ -42,7 +42,8 @@ impl Hook {
     #[must_use]
     pub const fn purpose(self) -> &'static str {
         match self {
-            Self::Drop => "drops are not counted",
+            // Its program also takes off what later programs drop, and adds what TIME_WAIT takes.
+            Self::Drop => "drops are not counted, and allowed packets not exactly",
             Self::Deliver => "inbound packets that are allowed are not measured",
             Self::Ingress => "inbound fragments are not counted",
             Self::Egress => "outbound and forwarded packets that are allowed are not measured",

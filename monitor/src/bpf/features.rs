@@ -40,6 +40,8 @@ enum Lack {
     Missing(String),
     /// The kernel could not be asked.
     Unknown(String),
+    /// `PEERWATCH_WITHOUT` names it.
+    LeftOut,
 }
 
 macro_rules! features {
@@ -168,10 +170,37 @@ impl Feature {
         // The table is made of the same list as the enum, in its order.
         &TABLE[self as usize]
     }
+
+    /// The feature of a name in `PEERWATCH_WITHOUT`.
+    ///
+    /// # Errors
+    ///
+    /// Where there is none, or peerwatch would not do otherwise without it.
+    pub fn to_leave_out(text: &str) -> Result<Self, String> {
+        let feature: Self = text.parse()?;
+        if CAN_DO_WITHOUT.contains(&feature) {
+            return Ok(feature);
+        }
+        let names = CAN_DO_WITHOUT.map(|feature| feature.row().name).join(", ");
+        Err(format!("\"{text}\" can't be left out; what can is {names}"))
+    }
 }
 
+/// What `PEERWATCH_WITHOUT` may name. Of the others, nothing uses them, or nothing works without them.
+const CAN_DO_WITHOUT: [Feature; 9] = [
+    Feature::KernelBtf,
+    Feature::DropReasons,
+    Feature::ReceivingSocket,
+    Feature::TpBtf,
+    Feature::Tcx,
+    Feature::CgroupIngress,
+    Feature::CgroupRoot,
+    Feature::NetnsCookieCgroup,
+    Feature::KernelReads,
+];
+
 /// Why a feature is missing that `PEERWATCH_WITHOUT` names.
-pub(super) const LEFT_OUT: &str = "left out by PEERWATCH_WITHOUT";
+pub(crate) const LEFT_OUT: &str = "left out by PEERWATCH_WITHOUT";
 
 impl FromStr for Feature {
     type Err = String;
@@ -197,7 +226,7 @@ impl Features {
     pub fn probe(kernel: &Kernel, without: &[Feature]) -> Self {
         let ask = |row: &Row| {
             let result = if without.contains(&row.feature) {
-                Err(Lack::Missing(LEFT_OUT.to_owned()))
+                Err(Lack::LeftOut)
             } else {
                 (row.probe)(kernel)
             };
@@ -220,7 +249,14 @@ impl Features {
         match self.lacks.get(&feature)? {
             Lack::Missing(why) => Some(why),
             Lack::Unknown(_) => None,
+            Lack::LeftOut => Some(LEFT_OUT),
         }
+    }
+
+    /// Whether it counts as missing on request only.
+    #[must_use]
+    pub fn is_left_out(&self, feature: Feature) -> bool {
+        self.lacks.get(&feature) == Some(&Lack::LeftOut)
     }
 
     /// One line for each feature: `feature tcx: available`, `feature tcx: missing (why); without it: …`, or
@@ -230,8 +266,9 @@ impl Features {
         let line = |row: &Row| {
             let (state, why) = match self.lacks.get(&row.feature) {
                 None => return format!("feature {}: available", row.name),
-                Some(Lack::Missing(why)) => ("missing", why),
-                Some(Lack::Unknown(why)) => ("unknown", why),
+                Some(Lack::Missing(why)) => ("missing", why.as_str()),
+                Some(Lack::Unknown(why)) => ("unknown", why.as_str()),
+                Some(Lack::LeftOut) => ("missing", LEFT_OUT),
             };
             format!(
                 "feature {}: {state} ({why}); without it: {}",
@@ -265,6 +302,12 @@ mod tests {
         let error = "tcxx".parse::<Feature>().unwrap_err();
         assert!(
             error.starts_with("\"tcxx\" is none of kernel_btf, "),
+            "{error}"
+        );
+        assert_eq!(Feature::to_leave_out("tcx"), Ok(Feature::Tcx));
+        let error = Feature::to_leave_out("ring_buffer").unwrap_err();
+        assert!(
+            error.starts_with("\"ring_buffer\" can't be left out; what can is kernel_btf, "),
             "{error}"
         );
     }

@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use super::Hook;
 use super::facts::KernelFacts;
-use super::features::{Feature, Features};
+use super::features::{Feature, Features, LEFT_OUT};
 use super::kernel::Kernel;
 
 /// Settings that are frozen into the programs.
@@ -166,7 +166,18 @@ pub fn load(
     };
     let names: Vec<&'static str> = all.programs().map(|(name, _)| name).collect();
     for &name in &names {
-        if let Some(why) = features.why_missing(Feature::KernelReads)
+        if name == "deliver"
+            && let Some(feature) = [Feature::CgroupIngress, Feature::CgroupRoot]
+                .into_iter()
+                .find(|feature| features.is_left_out(*feature))
+        {
+            // Missing in earnest, they show when the hook is attached, and may come later.
+            let refusal = Refusal {
+                why: format!("{}: {LEFT_OUT}", feature.row().name),
+                cause: Cause::Kernel,
+            };
+            all.refused.insert(name, refusal);
+        } else if let Some(why) = features.why_missing(Feature::KernelReads)
             && KernelFacts::reads_kernel(name, has_cookie)
         {
             let refusal = Refusal {

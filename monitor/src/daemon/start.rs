@@ -3,13 +3,13 @@
 
 use std::sync::Arc;
 
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::events::{Diagnostics, PacketLog};
 use super::{RunError, coverage, places, system};
 use crate::bpf::attach::Hooks;
 use crate::bpf::counters::Counters;
-use crate::bpf::features::{Feature, Features};
+use crate::bpf::features::{Feature, Features, LEFT_OUT};
 use crate::bpf::kernel::Kernel;
 use crate::bpf::load::{self, Settings};
 use crate::bpf::tables::Tables;
@@ -35,7 +35,15 @@ fn kernel(config: &Config) -> Result<(Kernel, Features), RunError> {
     }
     let mut kernel = Kernel::read(config.btf.as_deref())?;
     if config.without.contains(&Feature::KernelBtf) {
-        kernel = Kernel::unknown("left out by PEERWATCH_WITHOUT".to_owned());
+        kernel = Kernel::unknown(LEFT_OUT.to_owned());
+    }
+    if !config.without.is_empty() {
+        let names = config.without.iter().map(|feature| feature.row().name);
+        let names: Vec<&str> = names.collect();
+        warn!(
+            "PEERWATCH_WITHOUT leaves out {}: an aid for tests, with which less may be seen",
+            names.join(", ")
+        );
     }
     let features = Features::probe(&kernel, &config.without);
     features.log();
