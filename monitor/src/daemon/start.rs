@@ -3,17 +3,20 @@
 
 use std::sync::Arc;
 
+use tracing::{debug, warn};
+
 use super::events::{Diagnostics, PacketLog};
 use super::{RunError, coverage, places, system};
 use crate::bpf::attach::Hooks;
 use crate::bpf::counters::Counters;
-use crate::bpf::features::{Feature, Features};
+use crate::bpf::features::{Feature, Features, LEFT_OUT};
 use crate::bpf::kernel::Kernel;
 use crate::bpf::load::{self, Settings};
 use crate::bpf::tables::Tables;
 use crate::config::{Config, LogPackets};
 use crate::metrics::{KernelInfo, Source};
 use crate::netns;
+use crate::preflight;
 
 /// Everything that is loaded and not attached yet.
 pub(super) struct Prepared {
@@ -27,9 +30,20 @@ pub(super) struct Prepared {
 
 /// What is known of the kernel, and what it offers.
 fn kernel(config: &Config) -> Result<(Kernel, Features), RunError> {
+    if let Err(error) = preflight::raise_locked_memory() {
+        debug!("the limit of locked memory stays as it is: {error}");
+    }
     let mut kernel = Kernel::read(config.btf.as_deref())?;
     if config.without.contains(&Feature::KernelBtf) {
-        kernel = Kernel::unknown("left out by PEERWATCH_WITHOUT".to_owned());
+        kernel = Kernel::unknown(LEFT_OUT.to_owned());
+    }
+    if !config.without.is_empty() {
+        let names = config.without.iter().map(|feature| feature.row().name);
+        let names: Vec<&str> = names.collect();
+        warn!(
+            "PEERWATCH_WITHOUT leaves out {}: an aid for tests, with which less may be seen",
+            names.join(", ")
+        );
     }
     let features = Features::probe(&kernel, &config.without);
     features.log();
