@@ -110,7 +110,7 @@ impl Tally {
         );
     }
 
-    /// Adds a test that was left out, and why.
+    /// Adds what cannot be done on this machine, and why.
     pub(crate) fn left_out(&mut self, name: &str, reason: &str) {
         *self.ignored.entry(format!("{name}: {reason}")).or_default() += 1;
     }
@@ -126,8 +126,13 @@ impl Tally {
     }
 
     /// How many there were, passed and failed.
-    pub(crate) fn ran(&self) -> usize {
+    fn ran(&self) -> usize {
         self.passed + self.failed.len()
+    }
+
+    /// Whether there was nothing at all, not even something that was left out.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.ran() == 0 && self.ignored.is_empty()
     }
 
     /// Prints times, how many tests were left out and why, the names of all failures, and the closing
@@ -221,6 +226,9 @@ test result: ok. 12 passed; 0 failed; 3 ignored; 0 measured; 0 filtered out; fin
         let mut tally = Tally::default();
         tally.program("x", report, true);
         assert_eq!(tally.closing_line(), "0 passed, 0 failed, 4 left out");
+        tally.left_out("check y", "no compiler for y");
+        assert_eq!(tally.closing_line(), "0 passed, 0 failed, 5 left out");
+        assert!(!tally.is_empty() && Tally::default().is_empty());
         assert_eq!(Tally::default().closing_line(), "0 passed, 0 failed");
     }
 

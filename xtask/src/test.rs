@@ -70,7 +70,7 @@ pub(crate) fn test(options: &Options) -> Result<bool> {
             tally.one("build", false);
         }
     }
-    if tally.ran() == 0 {
+    if tally.is_empty() {
         bail!("no check and no test has a name with {:?}", options.names);
     }
     Ok(tally.close())
