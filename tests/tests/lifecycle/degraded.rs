@@ -178,11 +178,26 @@ fn an_interface_that_had_no_room_is_tried_again() -> Result<()> {
         attached(&daemon, "ingress", "lan0")?,
         "ingress is not attached"
     );
+    let left = |direction| {
+        let place = [("interface", "lan0"), ("direction", direction)];
+        let labels = [place[0], place[1], ("verdict", "allowed")];
+        Series::new("peerwatch_interface_packets_total", &labels)
+    };
+    let counts = daemon.scrape()?;
+    ensure!(
+        !counts.contains_key(&left("outbound")) && counts.contains_key(&left("inbound")),
+        "{counts:?}"
+    );
     let held = Ids::of(daemon.pid())?;
     drop(others);
     until("egress is attached", RETRIED, || {
         Ok(attached(&daemon, "egress", "lan0")?.then_some(()))
     })?;
+    ensure!(
+        daemon.scrape()?.contains_key(&left("outbound")),
+        "no {}",
+        left("outbound")
+    );
     said(&daemon, "INFO", "interface lan0 is watched now")?;
     ensure!(daemon.get("/readyz")?.0 == 200, "not ready");
     ensure!(
