@@ -56,7 +56,8 @@ fn kfree_skb_raw(ctx: RawTracePointContext) -> i32 {
 #[inline(always)]
 fn freed<C: EbpfContext>(ctx: &C, skb: Skb) {
     let argument = |index: usize| {
-        // SAFETY: the verifier refuses an argument that the tracepoint does not have.
+        // SAFETY: an argument that the tracepoint does not have is refused: of a BTF tracepoint by the
+        // verifier, of a raw one when the program is attached (`bpf_probe_register`).
         unsafe { ctx.as_ptr().cast::<u64>().add(index).read() }
     };
     let reason = if globals::HAS_REASON.load() != 0 {

@@ -6,7 +6,9 @@ pub mod facts;
 pub mod features;
 pub mod kernel;
 pub mod load;
+mod own_btf;
 pub mod state;
+mod sys;
 pub mod tables;
 
 /// The kernel programs, as `build.rs` built them.

@@ -6,15 +6,15 @@ use std::os::fd::AsFd;
 use aya::Ebpf;
 use aya::programs::cgroup_skb::CgroupSkbLink;
 use aya::programs::raw_trace_point::RawTracePointLink;
-use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions};
+use aya::programs::tc::SchedClassifierLink;
 use aya::programs::tp_btf::BtfTracePointLink;
 use aya::programs::{
-    CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, LinkOrder, Program, ProgramError,
-    SchedClassifier, TcAttachType,
+    CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, Program, ProgramError, TcAttachType,
 };
 use thiserror::Error;
 
 mod clsact;
+mod tc;
 
 use super::Hook;
 use super::features::{Feature, Features};
@@ -321,39 +321,6 @@ impl Hooks {
         drop(interfaces);
         drop((drop_link, deliver_link, loaded));
         own_clsact
-    }
-
-    fn attach_tc(
-        &mut self,
-        index: u32,
-        wanted: &Wanted,
-        hook: Hook,
-        attach_type: TcAttachType,
-    ) -> Result<SchedClassifierLink, Refused> {
-        let name = wanted.program(hook);
-        if let Some(refusal) = self.loaded.refused.get(name) {
-            return Err(refusal.into());
-        }
-        let program = self.loaded.ebpf.program_mut(name);
-        let program: &mut SchedClassifier = program
-            .ok_or(ProgramError::NotLoaded)
-            .and_then(TryInto::try_into)
-            .map_err(Refused::by_kernel)?;
-        let options = if self.tc_mode == Mode::Tcx {
-            // First in the chain: a program ahead of ours that ends it would hide packets from us.
-            TcAttachOptions::TcxOrder(LinkOrder::first())
-        } else {
-            if clsact::add(&wanted.name, attach_type).map_err(Refused::by_kernel)? {
-                self.own_clsact.insert(index);
-            }
-            TcAttachOptions::Netlink(NlOptions {
-                priority: 1,
-                ..NlOptions::default()
-            })
-        };
-        let id = program.attach_with_options(&wanted.name, attach_type, options);
-        id.and_then(|id| program.take_link(id))
-            .map_err(Refused::by_kernel)
     }
 }
 

@@ -8,7 +8,6 @@
 //! an aid for tests of how peerwatch does without.
 
 mod probes;
-mod sys;
 
 use std::collections::BTreeMap;
 use std::str::FromStr;

@@ -1,11 +1,13 @@
 //! The running kernel, as far as its BTF tells: read once, before anything is loaded.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
 use super::facts::KernelFacts;
 use super::features::{Feature, Features};
+use super::own_btf;
 use crate::btf::{self, Btf, BtfError};
 use crate::drop::ReasonTable;
 
@@ -31,6 +33,8 @@ pub struct Kernel {
     pub facts: KernelFacts,
     /// Its drop reasons.
     pub reasons: ReasonTable,
+    /// Why it could not be checked that a file has the BTF of this kernel.
+    pub unchecked: Option<String>,
 }
 
 impl Kernel {
@@ -59,6 +63,7 @@ impl Kernel {
             facts: KernelFacts::unknown("no BTF"),
             btf: Err(why),
             reasons: ReasonTable::unavailable(),
+            unchecked: None,
         }
     }
 
@@ -71,13 +76,16 @@ impl Kernel {
         if !btf.has_native_order() {
             return Err("it has the byte order of another machine".to_owned());
         }
-        if is_of_another_kernel(path) {
-            return Err("it is the BTF of another kernel".to_owned());
-        }
+        let unchecked = match is_of_this_kernel(path) {
+            Ok(true) => None,
+            Ok(false) => return Err("it is the BTF of another kernel".to_owned()),
+            Err(error) => Some(error.to_string()),
+        };
         Ok(Self {
             btf: Ok(path.to_owned()),
             facts: KernelFacts::from_btf(&btf).map_err(say)?,
             reasons: ReasonTable::from_btf(&btf).map_err(say)?,
+            unchecked,
         })
     }
 
@@ -91,10 +99,51 @@ impl Kernel {
     }
 }
 
-/// Whether the kernel shows a BTF of its own that is certainly not this one: of another length. Offsets of
-/// another kernel would be read as if they were right.
-fn is_of_another_kernel(path: &Path) -> bool {
-    let length = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
-    let own = length(Path::new(btf::VMLINUX));
-    own != 0 && own != length(path)
+/// Whether the file has the BTF of the running kernel, byte for byte: offsets of another kernel would be
+/// read as if they were right. Fails where the kernel does not give its own.
+fn is_of_this_kernel(path: &Path) -> io::Result<bool> {
+    if path == Path::new(btf::VMLINUX) {
+        return Ok(true);
+    }
+    let own = match std::fs::read(btf::VMLINUX) {
+        Ok(own) if !own.is_empty() => own,
+        _ => own_btf::read()?,
+    };
+    Ok(std::fs::read(path)? == own)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_with_the_btf_of_another_kernel_is_refused() {
+        const FIELD: &[u8] = b"\0skb_iif\0";
+        let Ok(own) = std::fs::read(btf::VMLINUX) else {
+            return eprintln!("not run: {} can't be read", btf::VMLINUX);
+        };
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("btf");
+        std::fs::write(&path, &own).unwrap();
+        let kernel = Kernel::read(Some(&path)).unwrap();
+        assert_eq!(kernel.unchecked, None);
+        // Of the same length.
+        let mut other = own.clone();
+        let at = other.windows(FIELD.len()).position(|bytes| bytes == FIELD);
+        other[at.unwrap() + 1] = b'x';
+        std::fs::write(&path, &other).unwrap();
+        let error = Kernel::read(Some(&path)).unwrap_err();
+        assert_eq!(error.why, "it is the BTF of another kernel");
+    }
+
+    #[test]
+    fn the_kernel_itself_gives_the_same_btf_as_its_file() {
+        let Ok(shown) = std::fs::read(btf::VMLINUX) else {
+            return eprintln!("not run: {} can't be read", btf::VMLINUX);
+        };
+        match own_btf::read() {
+            Ok(given) => assert!(given == shown, "{} bytes of {}", given.len(), shown.len()),
+            Err(error) => eprintln!("not run: {error}"),
+        }
+    }
 }

@@ -17,6 +17,12 @@ pub(super) fn say(kernel: &Kernel, features: &Features, loaded: &Loaded) {
     if let Err(why) = &kernel.btf {
         warn!("{}", without_btf(why, loaded));
     } else {
+        if let Some(why) = &kernel.unchecked {
+            warn!(
+                "the file of --btf could not be checked against the running kernel ({why}): with the BTF \
+                 of another kernel, what is counted would be wrong"
+            );
+        }
         if !kernel.facts.has_reason {
             warn!(
                 "this kernel gives no reason for a drop: classes come from the place that dropped the \

@@ -11,9 +11,9 @@ use aya::sys::{
 };
 
 use super::Lack;
-use super::sys::{self, Instruction};
 use crate::bpf::kernel::Kernel;
 use crate::bpf::may_pass;
+use crate::bpf::sys::{self, Instruction};
 use crate::cgroup;
 
 type Found = Result<(), Lack>;

@@ -36,12 +36,13 @@ const _: () = {
     assert!(size_of::<MapCreate>() == 20);
     assert!(size_of::<MapBatch>() == 56);
     assert!(size_of::<ObjPin>() == 16);
-    assert!(core::mem::offset_of!(ProgLoad, log_buf) == 32);
-    assert!(core::mem::offset_of!(ProgLoad, prog_name) == 48);
-    assert!(core::mem::offset_of!(ProgLoad, attach_btf_id) == 108);
+    assert!(std::mem::offset_of!(ProgLoad, log_buf) == 32);
+    assert!(std::mem::offset_of!(ProgLoad, prog_name) == 48);
+    assert!(std::mem::offset_of!(ProgLoad, attach_btf_id) == 108);
 };
 
-fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
+/// Calls bpf(2): `attr` begins as the command's part of `union bpf_attr`, and has no padding.
+pub(super) fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
     // SAFETY: `attr` is a prefix of union bpf_attr, as long as said; pointers in it are to values that
     // the caller holds across the call.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attr, size_of::<T>()) };
@@ -52,13 +53,14 @@ fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
 }
 
 /// For the commands that give a descriptor.
-fn bpf_fd<T>(command: libc::c_long, attr: &mut T) -> io::Result<OwnedFd> {
+pub(super) fn bpf_fd<T>(command: libc::c_long, attr: &mut T) -> io::Result<OwnedFd> {
     let fd = i32::try_from(bpf(command, attr)?).map_err(io::Error::other)?;
     // SAFETY: the call succeeded, and gives a new descriptor.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-fn number(fd: &impl AsFd) -> io::Result<u32> {
+/// A descriptor as bpf(2) takes it.
+pub(super) fn number(fd: &impl AsFd) -> io::Result<u32> {
     u32::try_from(fd.as_fd().as_raw_fd()).map_err(io::Error::other)
 }
 
