@@ -12,6 +12,10 @@ pub mod tables;
 /// The kernel programs, as `build.rs` built them.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/monitor-ebpf"));
 
+// The kernel programs take the kernel's pointers for 64 bits wide and `sk_buff.tail` for an offset, which
+// it is on 64-bit kernels only.
+const _: () = assert!(usize::BITS == 64, "peerwatch is for 64-bit kernels");
+
 /// The places where peerwatch looks at packets.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Hook {
