@@ -14,6 +14,10 @@ pub mod tables;
 /// The kernel programs, as `build.rs` built them.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/monitor-ebpf"));
 
+// The kernel programs take the kernel's pointers for 64 bits wide and `sk_buff.tail` for an offset, which
+// it is on 64-bit kernels only.
+const _: () = assert!(usize::BITS == 64, "peerwatch is for 64-bit kernels");
+
 /// Whether an error of bpf(2) may pass: memory, limits or permissions. What a kernel says of that which
 /// it does not know or take is EINVAL, EACCES (the verifier) and the like.
 fn may_pass(error: &std::io::Error) -> bool {

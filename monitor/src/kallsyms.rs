@@ -104,7 +104,7 @@ impl Kallsyms {
             hidden &= address == 0;
             // Functions, global, local and weak. A function on x86 is preceded by padding with a
             // symbol of its own, `__pfx_…`, which thereby ends the function before.
-            if !matches!(kind, b't' | b'T' | b'w' | b'W') {
+            if !matches!(kind, b't' | b'T' | b'w' | b'W') || is_label(name) {
                 continue;
             }
             let Ok(at) = u32::try_from(names.len()) else {
@@ -174,6 +174,13 @@ impl Kallsyms {
 enum ParseError {
     Read(io::Error),
     Content(KallsymsError),
+}
+
+/// Whether a symbol is a mark inside a function and not its beginning (`is_mapping_symbol`,
+/// `linux/module_symbol.h`): arm64's compilers leave `$x` where instructions begin and `$d` where data
+/// does, and the list keeps those of modules.
+fn is_label(name: &[u8]) -> bool {
+    name.starts_with(b"$") || name.starts_with(b".L") || name.starts_with(b"L0")
 }
 
 /// Address, type and name of a line such as `ffffffffc0401000 t br_forward\t[bridge]`.
@@ -294,6 +301,22 @@ ffffffffc0401080 t br_forward.part.0.cold\t[bridge]
                     u64::MAX
                 ),
             ]
+        );
+    }
+
+    #[test]
+    fn marks_inside_a_function_do_not_end_it() {
+        let text = "ffff800079a01000 t $x\t[bridge]\n\
+                    ffff800079a01000 t br_forward\t[bridge]\n\
+                    ffff800079a01040 t $d\t[bridge]\n\
+                    ffff800079a01048 t $x\t[bridge]\n\
+                    ffff800079a01060 t .L12\t[bridge]\n\
+                    ffff800079a01080 t br_flood\t[bridge]\n";
+        let found = parse(text).unwrap().ranges(&["br_forward"]);
+        assert_eq!(found.len(), 1);
+        assert_eq!(
+            (found[0].start, found[0].end),
+            (0xffff_8000_79a0_1000, 0xffff_8000_79a0_1080)
         );
     }
 

@@ -33,7 +33,8 @@ pub(crate) fn probe<T>(base: *const u8, offset: &Global<u32>) -> Option<T> {
 }
 
 /// Whether an address is in the kernel's half: fields that share their room with other data hold
-/// small numbers or user addresses at times.
+/// small numbers or user addresses at times. That half is the upper one on x86-64 and arm64, whatever the
+/// page size (`Documentation/arch/x86/x86_64/mm.rst`, `arch/arm64/memory.rst`); s390 has no halves.
 #[inline(always)]
 pub(crate) fn is_kernel_address(address: *const u8) -> bool {
     (address as i64) < 0

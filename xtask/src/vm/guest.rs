@@ -35,7 +35,9 @@ const TOOLS: [&str; 13] = [
 
 /// Modules that come along, by the beginning of their path; those that they need come with them.
 /// The kernel loads them on demand.
-const MODULES: [&str; 15] = [
+const MODULES: [&str; 16] = [
+    // nf_tables asks for it by a name that no list of dependencies has.
+    "kernel/crypto/crc32c",
     "kernel/net/802/",
     "kernel/net/8021q/",
     "kernel/net/bridge/",
