@@ -138,7 +138,7 @@ pub(crate) fn freed(freed: &Freed) -> Option<Decision> {
     let mut slot = watched.slot(&headers, at.direction);
     let (mut group, mut class) = (info.group, info.class);
     if group == BY_PLACE || group == AFTER {
-        (group, class) = place::decide(freed, &place, info, &at, &reader, &headers);
+        (group, class) = place::decide(freed, &place, info, &at, &reader, &headers, &watched);
         if group == IGNORED {
             return None;
         }

@@ -42,6 +42,8 @@ globals! {
     SK_BUFF_SK: u32 = 0;
     /// `sk_buff._skb_refdst`
     SK_BUFF_REFDST: u32 = 0;
+    /// Bytes of `struct sk_buff`.
+    SK_BUFF_SIZE: u32 = 0;
     /// `skb_shared_info.gso_size`
     SHARED_INFO_GSO_SIZE: u32 = 0;
     /// `skb_shared_info.gso_segs`
@@ -70,9 +72,6 @@ globals! {
     TASK_NSPROXY: u32 = 0;
     /// `nsproxy.net_ns`
     NSPROXY_NET: u32 = 0;
-    /// 1 where the drop program is a BTF tracepoint, whose pointers may be dereferenced; 0 where it is a
-    /// raw one, which reads through a helper.
-    DIRECT_READS: u8 = 1;
     /// 1 where `kfree_skb` has the argument `reason` (5.17 and later).
     HAS_REASON: u8 = 0;
     /// 1 where `kfree_skb` has the argument `rx_sk` (6.11 and later).

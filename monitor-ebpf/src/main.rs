@@ -38,7 +38,7 @@ const ALLOW: i32 = 1;
 /// reason, struct sock *rx_sk)`: before 5.17 without the reason, before 6.11 without the socket.
 #[btf_tracepoint(function = "kfree_skb")]
 fn kfree_skb(ctx: BtfTracePointContext) -> i32 {
-    freed(&ctx);
+    freed(&ctx, Skb::typed(ctx.arg(0)));
     0
 }
 
@@ -46,13 +46,15 @@ fn kfree_skb(ctx: BtfTracePointContext) -> i32 {
 /// knows no types of them.
 #[raw_tracepoint(tracepoint = "kfree_skb")]
 fn kfree_skb_raw(ctx: RawTracePointContext) -> i32 {
-    freed(&ctx);
+    if let Some(skb) = Skb::copied(ctx.arg(0)) {
+        freed(&ctx, skb);
+    }
     0
 }
 
-/// Takes the arguments, which both kinds of tracepoint program get as an array of 64-bit words.
+/// Takes the other arguments, which both kinds of tracepoint program get as an array of 64-bit words.
 #[inline(always)]
-fn freed<C: EbpfContext>(ctx: &C) {
+fn freed<C: EbpfContext>(ctx: &C, skb: Skb) {
     let argument = |index: usize| {
         // SAFETY: the verifier refuses an argument that the tracepoint does not have.
         unsafe { ctx.as_ptr().cast::<u64>().add(index).read() }
@@ -68,7 +70,7 @@ fn freed<C: EbpfContext>(ctx: &C) {
         core::ptr::null()
     };
     let freed = drop::Freed {
-        skb: Skb(argument(0) as *const u8),
+        skb,
         location: argument(1),
         reason,
         receiving_socket,

@@ -75,13 +75,25 @@ pub(crate) struct Last {
     pub(crate) direction: u32,
     /// Of the last acknowledgement that a listening socket got: sequence and acknowledgement number.
     pub(crate) listen_numbers: u64,
-    /// Of the last SYN that a listening socket got: the same.
+    /// Of the last SYN that a listening socket got: the same, 0 for none, and which packet it was. What
+    /// the socket sends at once overwrites `skb`.
     pub(crate) syn_numbers: u64,
+    /// See `syn_numbers`: address of the `sk_buff`.
+    pub(crate) syn_skb: u64,
+    /// See `syn_numbers`: both ports.
+    pub(crate) syn_ports: u32,
+    /// Padding.
+    pub(crate) pad: u32,
     /// Of the last broadcast that was delivered: its data, and the socket that got it first.
     pub(crate) fan_data: u64,
     /// See `fan_data`.
     pub(crate) fan_socket: u64,
 }
+
+/// Room for a copy of `struct sk_buff`, where the drop program is a raw tracepoint. The struct has 232
+/// bytes in common configurations, and up to some 270.
+#[map]
+pub(crate) static SKB_COPY: PerCpuArray<[u64; 64]> = PerCpuArray::with_max_entries(1, 0);
 
 /// Theoretical arrival time of the next event, nanoseconds (generic cell rate algorithm).
 #[map]

@@ -277,6 +277,8 @@ fn is_repeated<R: Reader>(
         let kind = tcp.flags.flags & (TCP_SYN | TCP_ACK);
         if kind == TCP_SYN {
             last.syn_numbers = numbers;
+            last.syn_skb = core::ptr::from_ref(skb) as u64;
+            last.syn_ports = watched.ports_key();
         }
         if kind != TCP_ACK {
             return false;

@@ -16,6 +16,15 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), 
 // it is on 64-bit kernels only.
 const _: () = assert!(usize::BITS == 64, "peerwatch is for 64-bit kernels");
 
+/// Whether an error of bpf(2) may pass: memory, limits or permissions. What a kernel says of that which
+/// it does not know or take is EINVAL, EACCES (the verifier) and the like.
+fn may_pass(error: &std::io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EPERM | libc::ENOMEM | libc::EAGAIN | libc::EINTR | libc::EMFILE | libc::ENFILE)
+    )
+}
+
 /// The places where peerwatch looks at packets.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Hook {
@@ -37,7 +46,8 @@ impl Hook {
     #[must_use]
     pub const fn purpose(self) -> &'static str {
         match self {
-            Self::Drop => "drops are not counted",
+            // Its program also takes off what later programs drop, and adds what TIME_WAIT takes.
+            Self::Drop => "drops are not counted, and allowed packets not exactly",
             Self::Deliver => "inbound packets that are allowed are not measured",
             Self::Ingress => "inbound fragments are not counted",
             Self::Egress => "outbound and forwarded packets that are allowed are not measured",

@@ -280,7 +280,9 @@ impl Config {
         let env_value = env.value("PEERWATCH_BTF", options::file)?;
         let file_value = file.value("btf", keys.btf.as_ref(), options::file)?;
         let btf = flags.btf.clone().or(env_value).or(file_value);
-        let without = env.values("PEERWATCH_WITHOUT", parse)?.unwrap_or_default();
+        let without = env
+            .values("PEERWATCH_WITHOUT", Feature::to_leave_out)?
+            .unwrap_or_default();
         let env_value = env.value("PEERWATCH_VERIFIER_LOG", switch)?;
         let verifier_log = flags
             .verifier_log

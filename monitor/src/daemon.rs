@@ -24,6 +24,7 @@ mod clsact;
 mod coverage;
 mod events;
 mod interfaces;
+mod places;
 mod start;
 
 use events::PacketLog;
@@ -150,6 +151,7 @@ pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunErro
     let Prepared {
         mut hooks,
         tables,
+        mut places,
         source,
         mut packet_log,
         diagnostics,
@@ -192,6 +194,7 @@ pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunErro
             _ = tick.tick() => {
                 report(&source, &mut packet_log, &mut demand);
                 coverage::retry(&mut hooks, &interfaces, &source);
+                places.refresh(&mut interfaces);
             }
             result = &mut server => {
                 // It ends only when it cannot take connections at all.

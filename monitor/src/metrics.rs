@@ -203,7 +203,10 @@ impl Source {
             measured,
             &mut lock(&self.floors),
         );
-        families.push(interfaces.family(&snapshot, measured));
+        families.push(interfaces.family(&snapshot, measured, |name| {
+            let state = states.get(&(Hook::Egress, name.to_owned()));
+            state.is_some_and(Result::is_ok)
+        }));
         drop(interfaces);
         families.push(packets::fragments(
             &snapshot,

@@ -1,5 +1,6 @@
 //! What must be there before anything is attached.
 
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use thiserror::Error;
 
 /// What is missing, in one sentence with the way out.
@@ -67,9 +68,30 @@ pub fn check() -> Result<(), PreflightError> {
     }
 }
 
+/// Lets this process lock as much memory as it wants: before Linux 5.11 programs and maps are charged to
+/// `RLIMIT_MEMLOCK`, whose default refuses them with EPERM. Where the hard limit may not be raised, the
+/// soft one rises to it.
+///
+/// # Errors
+///
+/// What the kernel said; newer kernels do without.
+pub fn raise_locked_memory() -> nix::Result<()> {
+    setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY).or_else(|_| {
+        let (_, hard) = getrlimit(Resource::RLIMIT_MEMLOCK)?;
+        setrlimit(Resource::RLIMIT_MEMLOCK, hard, hard)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_limit_of_locked_memory_is_at_the_hard_one_afterwards() {
+        raise_locked_memory().unwrap();
+        let (soft, hard) = getrlimit(Resource::RLIMIT_MEMLOCK).unwrap();
+        assert_eq!(soft, hard);
+    }
 
     #[test]
     fn each_missing_capability_is_named() {

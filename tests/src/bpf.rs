@@ -132,6 +132,13 @@ fn call<T>(command: libc::c_long, attr: &mut T) -> Result<libc::c_long> {
 }
 
 fn bpf<T>(command: libc::c_long, attr: &mut T) -> Result<OwnedFd> {
+    // Before 5.11 programs count as locked memory of their user. Where it is refused, it may do all the same.
+    let unlimited = libc::rlimit {
+        rlim_cur: libc::RLIM_INFINITY,
+        rlim_max: libc::RLIM_INFINITY,
+    };
+    // SAFETY: the structure lives across the call.
+    let _refused = unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const unlimited) };
     let fd = call(command, attr)?;
     // SAFETY: the call succeeded, and these commands return a new descriptor.
     Ok(unsafe { OwnedFd::from_raw_fd(i32::try_from(fd)?) })

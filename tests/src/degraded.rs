@@ -7,11 +7,14 @@ use crate::daemon::Start;
 use crate::features::{BTF, OwnLab, claimed};
 use crate::lab::Lab;
 use crate::rows;
+use crate::tun::Tun;
+use crate::wait::{DEADLINE, until};
 
 /// The trials of this file.
 pub const TRIALS: &[OwnLab] = &[
     ("degraded/raw_tp/core_rows", raw_tp),
     ("degraded/clsact/core_rows", clsact),
+    ("degraded/no_cgroup_root/other_rows", no_cgroup_root),
     ("degraded/no_btf/allowed_rows", no_btf),
     ("degraded/btf_file/core_rows", btf_file),
 ];
@@ -70,8 +73,68 @@ fn raw_tp() -> Result<()> {
         "it is not said once: {}",
         lab.daemon.errors()
     );
+    let warned = "WARN peerwatch: PEERWATCH_WITHOUT leaves out tp_btf";
+    ensure!(
+        lab.daemon.errors().contains(warned),
+        "no {warned:?}: {}",
+        lab.daemon.errors()
+    );
     run(&lab, &ALLOWED)?;
     run(&lab, &DROPPED)
+}
+
+/// Without the root of the cgroup tree there is no hook on delivered packets.
+fn no_cgroup_root() -> Result<()> {
+    let lab = Lab::create_with(&Start {
+        environment: &[("PEERWATCH_WITHOUT", "cgroup_root")],
+        ready: false,
+        ..Start::default()
+    })?;
+    let (status, why) = lab.daemon.get("/readyz")?;
+    ensure!(
+        status == 503 && why.contains("hook deliver: cgroup_root"),
+        "{status}: {why}"
+    );
+    run(&lab, &ALLOWED[1..])?;
+    run(&lab, &DROPPED)?;
+    let (_, body) = lab.daemon.get("/metrics")?;
+    let allowed = body
+        .lines()
+        .filter(|line| line.contains("verdict=\"allowed\""));
+    let inbound: Vec<&str> = allowed
+        .filter(|line| line.contains("direction=\"inbound\""))
+        .collect();
+    ensure!(inbound.is_empty(), "{inbound:?}");
+    Ok(())
+}
+
+/// A device without an Ethernet header, of which the kernel lets us see only drops or nothing: what
+/// leaves there is absent, and not 0.
+pub(crate) fn nothing_leaves_a_tun(lab: &Lab) -> Result<()> {
+    let _tun = Tun::create(&lab.gw, "tun0", false)?;
+    let body = until("the daemon knows tun0", DEADLINE, || {
+        let (_, body) = lab.daemon.get("/metrics")?;
+        Ok(body
+            .contains("hook_attached{hook=\"egress\",interface=\"tun0\"}")
+            .then_some(body))
+    })?;
+    for direction in ["outbound", "forwarded"] {
+        let series = |interface: &str| {
+            format!(
+                "peerwatch_interface_packets_total{{direction=\"{direction}\",interface=\"{interface}\",\
+                 verdict=\"allowed\"}}"
+            )
+        };
+        ensure!(body.contains(&series("wan0")), "no {}", series("wan0"));
+        ensure!(
+            !body.contains(&series("tun0")),
+            "there is {}",
+            series("tun0")
+        );
+    }
+    let state = "peerwatch_hook_attached{hook=\"egress\",interface=\"tun0\"} 0";
+    ensure!(body.contains(state), "no {state}");
+    Ok(())
 }
 
 fn clsact() -> Result<()> {
@@ -113,6 +176,7 @@ fn no_btf() -> Result<()> {
         status == 503 && why.contains("hook drop: ") && why.contains("--btf FILE"),
         "{status}: {why}"
     );
+    nothing_leaves_a_tun(&lab)?;
     // Without the helper the namespace of a delivered packet cannot be told.
     let inbound = claims["netns_cookie_cgroup"].is_ok();
     run(&lab, &ALLOWED[usize::from(!inbound)..])?;

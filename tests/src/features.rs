@@ -9,6 +9,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 
 use crate::daemon::{Daemon, Start};
+use crate::kernel::is_at_least;
 use crate::netns::{NetNs, TempDir, unique_prefix};
 
 /// The trial of this file.
@@ -88,34 +89,27 @@ pub(crate) fn is_locked_down() -> Result<bool> {
     Ok(std::fs::read_to_string("/proc/cmdline")?.contains("lockdown=confidentiality"))
 }
 
-/// Release of the running kernel, its first two numbers.
-pub(crate) fn release() -> Result<Release> {
-    let text = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
-    let mut numbers = text.split(|c: char| !c.is_ascii_digit());
-    let mut number = || numbers.next().and_then(|n| n.parse().ok());
-    number().zip(number()).with_context(|| text.clone())
-}
-
 impl Evidence {
     /// Whether the feature has to be there; `None` where that is not known.
     fn verdict(self) -> Result<Option<bool>> {
-        let by_release = |(absent, present)| -> Result<Option<bool>> {
-            let release = release()?;
-            Ok(match () {
-                () if release <= absent => Some(false),
-                () if release >= present => Some(true),
-                () => None,
-            })
+        // The first release is the last one without the feature: the next of its line may have it.
+        let by_release = |(major, minor): Release, present: Release| {
+            if is_at_least(present.0, present.1) {
+                Some(true)
+            } else {
+                (!is_at_least(major, minor + 1)).then_some(false)
+            }
         };
         match self {
             InBtfSince(..) if !Path::new(BTF).exists() => Ok(Some(false)),
-            Since(absent, present) | InBtfSince(absent, present) => by_release((absent, present)),
+            Since(absent, present) | InBtfSince(absent, present) => Ok(by_release(absent, present)),
             Seen(look) => look(),
         }
     }
 }
 
-/// The claims in what a daemon wrote with `--log-level debug`: by name, available or missing and why.
+/// The claims in what a daemon wrote with `--log-level debug`: by name, available, or why it is missing or
+/// not known.
 pub(crate) fn claimed(log: &str) -> Result<BTreeMap<String, Result<(), String>>> {
     let mut claims = BTreeMap::new();
     for line in log.lines() {
@@ -126,7 +120,9 @@ pub(crate) fn claimed(log: &str) -> Result<BTreeMap<String, Result<(), String>>>
         let state = if state == "available" {
             Ok(())
         } else {
-            let why = state.strip_prefix("missing (");
+            let why = state
+                .strip_prefix("missing (")
+                .or_else(|| state.strip_prefix("unknown ("));
             let (why, without) = why
                 .and_then(|why| why.split_once("); without it: "))
                 .with_context(|| line.to_owned())?;
@@ -172,8 +168,8 @@ fn claims() -> Result<()> {
     }
     ensure!(
         wrong.is_empty(),
-        "on {:?}: {}",
-        release()?,
+        "on {}: {}",
+        std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim(),
         wrong.join("; ")
     );
     if let Some(point) = mounts("bpf")?.next() {

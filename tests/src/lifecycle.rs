@@ -2,6 +2,7 @@
 //! go, and what must not be counted.
 
 mod bulk;
+mod coalesced;
 mod connections;
 mod foreign;
 mod fragments;
@@ -34,6 +35,7 @@ const V4: &[Family] = &[Family::V4];
 /// All trials.
 pub const TRIALS: &[&[Trial]] = &[
     bulk::TRIALS,
+    coalesced::TRIALS,
     connections::TRIALS,
     foreign::TRIALS,
     fragments::TRIALS,

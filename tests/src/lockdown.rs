@@ -1,10 +1,11 @@
-//! Under `lockdown=confidentiality`: what loads counts exactly, and the rest is absent and said. Only
-//! the virtual machines of `cargo xtask vm-test` boot a kernel so.
+//! Under `lockdown=confidentiality`: what loads counts what passes here exactly (no later program drops it,
+//! and no socket is in `TIME_WAIT`), and the rest is absent and said. Only the virtual machines of
+//! `cargo xtask vm-test` boot a kernel so.
 
 use anyhow::{Result, ensure};
 
 use crate::daemon::Start;
-use crate::degraded::{ALLOWED, run};
+use crate::degraded::{ALLOWED, nothing_leaves_a_tun, run};
 use crate::features::{OwnLab, claimed, is_locked_down};
 use crate::lab::Lab;
 
@@ -47,6 +48,7 @@ fn what_is_left() -> Result<()> {
         status == 503 && why.contains("hook drop: ") && why.contains("lockdown=confidentiality"),
         "{status}: {why}"
     );
+    nothing_leaves_a_tun(&lab)?;
     let inbound = claims["netns_cookie_cgroup"].is_ok();
     run(&lab, &ALLOWED[usize::from(!inbound)..])?;
     let (_, body) = lab.daemon.get("/metrics")?;

@@ -110,7 +110,7 @@ impl Tally {
         );
     }
 
-    /// Takes note of something that cannot be done on this machine.
+    /// Adds what cannot be done on this machine, and why.
     pub(crate) fn left_out(&mut self, name: &str, reason: &str) {
         *self.ignored.entry(format!("{name}: {reason}")).or_default() += 1;
     }

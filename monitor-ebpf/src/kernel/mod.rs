@@ -2,7 +2,8 @@
 //!
 //! Fields that a BTF pointer reaches are dereferenced directly: the verifier checks each access
 //! against the kernel's own types, and a load that faults gives 0 (`PROBE_MEM`). The rest goes through
-//! `bpf_probe_read_kernel`, and where the kernel has no BTF pointers, everything does.
+//! `bpf_probe_read_kernel`. Where the kernel has no BTF pointers, the packet's struct is copied first, and
+//! its fields are read out of the copy.
 
 use aya_ebpf::Global;
 use aya_ebpf::helpers::{bpf_get_current_task, bpf_probe_read_kernel};
@@ -12,19 +13,14 @@ use crate::globals;
 pub(crate) mod device;
 pub(crate) mod skb;
 
-/// Reads a field through a pointer that the verifier knows the type of; in a raw tracepoint, where it
-/// knows none, through the helper. One that cannot be read is 0 in both.
+/// Reads a field through a pointer that the verifier knows the type of, or the bounds.
 ///
 /// # Safety
 ///
-/// `base` is the address of the struct that `offset` belongs to, and T the field's type, of which all
-/// zeros are a value. Where [`globals::DIRECT_READS`] is 1, `base` is a BTF pointer.
+/// `base` is a BTF pointer to the struct that `offset` belongs to, or to a copy of it; T is the field's
+/// type.
 #[inline(always)]
 unsafe fn direct<T>(base: *const u8, offset: &Global<u32>) -> T {
-    if globals::DIRECT_READS.load() == 0 {
-        // SAFETY: zeros are a T, by the caller's word.
-        return probe(base, offset).unwrap_or_else(|| unsafe { core::mem::zeroed() });
-    }
     // SAFETY: by the caller's word; the verifier refuses the program otherwise.
     unsafe { base.add(offset.load() as usize).cast::<T>().read_volatile() }
 }

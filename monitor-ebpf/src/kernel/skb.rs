@@ -4,10 +4,12 @@ use core::ptr::NonNull;
 
 use aya_ebpf::Global;
 use aya_ebpf::helpers::bpf_probe_read_kernel;
+use aya_ebpf::helpers::generated::bpf_probe_read_kernel as bpf_probe_read_kernel_raw;
 use monitor_common::packet::{ETHERTYPE_IPV4, Plain, Reader};
 
 use super::{direct, probe};
 use crate::globals;
+use crate::maps::SKB_COPY;
 
 /// `mac_header` of a packet that has none (`skb_mac_header_was_set`).
 const MAC_HEADER_UNSET: u32 = 0xffff;
@@ -17,15 +19,34 @@ const DST_METADATA: u16 = 0x0080;
 /// `DST_FAKE_RTABLE`: the route of a bridge's netfilter code, which says nothing.
 const DST_FAKE_RTABLE: u16 = 0x0040;
 
-/// `struct sk_buff`, as a BTF pointer.
+/// `struct sk_buff`: its address, and where its fields are read.
 #[derive(Clone, Copy)]
-pub(crate) struct Skb(pub(crate) *const u8);
+pub(crate) struct Skb(pub(crate) *const u8, *const u8);
 
 impl Skb {
+    /// Through a BTF pointer.
+    #[inline(always)]
+    pub(crate) const fn typed(skb: *const u8) -> Self {
+        Self(skb, skb)
+    }
+
+    /// Through a copy, of an address that the verifier knows no type of.
+    #[inline(always)]
+    pub(crate) fn copied(skb: *const u8) -> Option<Self> {
+        let copy = SKB_COPY.get_ptr_mut(0)?;
+        // SAFETY: this CPU's own value, and a program does not interrupt itself; the verifier refuses a
+        // size beyond it. The helper checks the address.
+        let result = unsafe {
+            bpf_probe_read_kernel_raw(copy.cast(), globals::SK_BUFF_SIZE.load(), skb.cast())
+        };
+        (result == 0).then_some(Self(skb, copy.cast()))
+    }
+
     #[inline(always)]
     fn field<T>(self, offset: &Global<u32>) -> T {
-        // SAFETY: the pointer is the tracepoint's own argument, the offsets come from BTF.
-        unsafe { direct(self.0, offset) }
+        // SAFETY: the pointer is the tracepoint's own argument or a copy of what is there, the offsets
+        // come from BTF.
+        unsafe { direct(self.1, offset) }
     }
 
     /// `protocol`, an `EtherType` in host byte order.

@@ -106,6 +106,13 @@ impl KernelFacts {
                 why: error.to_string(),
             }),
         }
+        match btf.size_of_struct("sk_buff") {
+            Ok(size) => facts.offsets.push(("SK_BUFF_SIZE", size)),
+            Err(error) => facts.missing.push(MissingField {
+                path: "sk_buff",
+                why: error.to_string(),
+            }),
+        }
         facts.tracepoint = Some(btf.tracepoint_id("kfree_skb")?);
         facts.has_subsystems = btf.enum_values("skb_drop_reason_subsys").is_ok();
         let arguments = btf.tracepoint_arguments("kfree_skb")?;

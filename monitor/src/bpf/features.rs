@@ -2,7 +2,8 @@
 //! make meaningless.
 //!
 //! [`TABLE`] is the one list: each feature, how it is probed, what uses it, and what happens without it.
-//! Probes leave nothing behind, and one that is not permitted counts as missing. The variable
+//! Probes leave nothing behind. One that the kernel could not carry out (memory, limits, permissions) says
+//! nothing: the feature counts as there, so that what needs it is tried, and tried again. The variable
 //! `PEERWATCH_WITHOUT` of the environment (names with commas between) makes features count as missing:
 //! an aid for tests of how peerwatch does without.
 
@@ -29,7 +30,18 @@ pub struct Row {
     pub used_by: &'static str,
     /// What happens without it.
     pub without: &'static str,
-    probe: fn(&Kernel) -> Result<(), String>,
+    probe: fn(&Kernel) -> Result<(), Lack>,
+}
+
+/// Why a feature is not known to be there.
+#[derive(Clone, Debug, Eq, PartialEq)]
+enum Lack {
+    /// The kernel does not have it.
+    Missing(String),
+    /// The kernel could not be asked.
+    Unknown(String),
+    /// `PEERWATCH_WITHOUT` names it.
+    LeftOut,
 }
 
 macro_rules! features {
@@ -81,7 +93,7 @@ features! {
     TpBtf "tp_btf", probes::tp_btf {
         how: "attaching an empty program to kfree_skb, and detaching it",
         used_by: "hook drop",
-        without: "hook drop is a raw tracepoint (mode raw_tp), which costs more for each freed packet",
+        without: "hook drop is a raw tracepoint (mode raw_tp), which copies the kernel's packet struct first",
     }
     /// Chains of programs at tc hooks.
     Tcx "tcx", probes::tcx {
@@ -158,7 +170,37 @@ impl Feature {
         // The table is made of the same list as the enum, in its order.
         &TABLE[self as usize]
     }
+
+    /// The feature of a name in `PEERWATCH_WITHOUT`.
+    ///
+    /// # Errors
+    ///
+    /// Where there is none, or peerwatch would not do otherwise without it.
+    pub fn to_leave_out(text: &str) -> Result<Self, String> {
+        let feature: Self = text.parse()?;
+        if CAN_DO_WITHOUT.contains(&feature) {
+            return Ok(feature);
+        }
+        let names = CAN_DO_WITHOUT.map(|feature| feature.row().name).join(", ");
+        Err(format!("\"{text}\" can't be left out; what can is {names}"))
+    }
 }
+
+/// What `PEERWATCH_WITHOUT` may name. Of the others, nothing uses them, or nothing works without them.
+const CAN_DO_WITHOUT: [Feature; 9] = [
+    Feature::KernelBtf,
+    Feature::DropReasons,
+    Feature::ReceivingSocket,
+    Feature::TpBtf,
+    Feature::Tcx,
+    Feature::CgroupIngress,
+    Feature::CgroupRoot,
+    Feature::NetnsCookieCgroup,
+    Feature::KernelReads,
+];
+
+/// Why a feature is missing that `PEERWATCH_WITHOUT` names.
+pub(crate) const LEFT_OUT: &str = "left out by PEERWATCH_WITHOUT";
 
 impl FromStr for Feature {
     type Err = String;
@@ -175,7 +217,7 @@ impl FromStr for Feature {
 /// What a kernel lacks of the table, and why.
 #[derive(Clone, Debug, Default)]
 pub struct Features {
-    missing: BTreeMap<Feature, String>,
+    lacks: BTreeMap<Feature, Lack>,
 }
 
 impl Features {
@@ -184,39 +226,54 @@ impl Features {
     pub fn probe(kernel: &Kernel, without: &[Feature]) -> Self {
         let ask = |row: &Row| {
             let result = if without.contains(&row.feature) {
-                Err("left out by PEERWATCH_WITHOUT".to_owned())
+                Err(Lack::LeftOut)
             } else {
                 (row.probe)(kernel)
             };
             Some((row.feature, result.err()?))
         };
         Self {
-            missing: TABLE.iter().filter_map(ask).collect(),
+            lacks: TABLE.iter().filter_map(ask).collect(),
         }
     }
 
-    /// Whether the kernel has it.
+    /// Whether the kernel has it, or could not be asked.
     #[must_use]
     pub fn has(&self, feature: Feature) -> bool {
-        !self.missing.contains_key(&feature)
+        self.why_missing(feature).is_none()
     }
 
-    /// Why the kernel has it not; `None` where it has.
+    /// Why the kernel has it not; `None` where it has, or could not be asked.
     #[must_use]
     pub fn why_missing(&self, feature: Feature) -> Option<&str> {
-        self.missing.get(&feature).map(String::as_str)
+        match self.lacks.get(&feature)? {
+            Lack::Missing(why) => Some(why),
+            Lack::Unknown(_) => None,
+            Lack::LeftOut => Some(LEFT_OUT),
+        }
     }
 
-    /// One line for each feature: `feature tcx: available`, or `feature tcx: missing (why); without it:
-    /// …`. Tests read them.
+    /// Whether it counts as missing on request only.
+    #[must_use]
+    pub fn is_left_out(&self, feature: Feature) -> bool {
+        self.lacks.get(&feature) == Some(&Lack::LeftOut)
+    }
+
+    /// One line for each feature: `feature tcx: available`, `feature tcx: missing (why); without it: …`, or
+    /// `feature tcx: unknown (why); without it: …` where the kernel could not be asked. Tests read them.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
-        let line = |row: &Row| match self.why_missing(row.feature) {
-            None => format!("feature {}: available", row.name),
-            Some(why) => format!(
-                "feature {}: missing ({why}); without it: {}",
+        let line = |row: &Row| {
+            let (state, why) = match self.lacks.get(&row.feature) {
+                None => return format!("feature {}: available", row.name),
+                Some(Lack::Missing(why)) => ("missing", why.as_str()),
+                Some(Lack::Unknown(why)) => ("unknown", why.as_str()),
+                Some(Lack::LeftOut) => ("missing", LEFT_OUT),
+            };
+            format!(
+                "feature {}: {state} ({why}); without it: {}",
                 row.name, row.without
-            ),
+            )
         };
         TABLE.iter().map(line).collect()
     }
@@ -247,6 +304,12 @@ mod tests {
             error.starts_with("\"tcxx\" is none of kernel_btf, "),
             "{error}"
         );
+        assert_eq!(Feature::to_leave_out("tcx"), Ok(Feature::Tcx));
+        let error = Feature::to_leave_out("ring_buffer").unwrap_err();
+        assert!(
+            error.starts_with("\"ring_buffer\" can't be left out; what can is kernel_btf, "),
+            "{error}"
+        );
     }
 
     #[test]
@@ -266,6 +329,21 @@ mod tests {
         assert_eq!(
             Features::default().lines()[Feature::Tcx as usize],
             "feature tcx: available"
+        );
+    }
+
+    #[test]
+    fn what_could_not_be_asked_counts_as_there_and_is_said() {
+        let unknown = (Feature::Tcx, Lack::Unknown("no memory".to_owned()));
+        let features = Features {
+            lacks: BTreeMap::from([unknown]),
+        };
+        assert!(features.has(Feature::Tcx));
+        assert_eq!(features.why_missing(Feature::Tcx), None);
+        let line = &features.lines()[Feature::Tcx as usize];
+        assert!(
+            line.starts_with("feature tcx: unknown (no memory); without it: "),
+            "{line}"
         );
     }
 }

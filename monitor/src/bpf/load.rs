@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use super::Hook;
 use super::facts::KernelFacts;
-use super::features::{Feature, Features};
+use super::features::{Feature, Features, LEFT_OUT};
 use super::kernel::Kernel;
 
 /// Settings that are frozen into the programs.
@@ -124,7 +124,6 @@ pub fn load(
     } else {
         RAW_TP
     };
-    let direct_reads = u8::from(drop_program == TP_BTF);
     let has_reason = u8::from(facts.has_reason);
     let has_receiving_socket = u8::from(facts.has_receiving_socket);
     let cookie = settings.netns_cookie.unwrap_or(0);
@@ -141,7 +140,6 @@ pub fn load(
         loader.override_global(name, value, true);
     }
     loader
-        .override_global("DIRECT_READS", &direct_reads, true)
         .override_global("HAS_REASON", &has_reason, true)
         .override_global("HAS_RECEIVING_SOCKET", &has_receiving_socket, true)
         .override_global("NETNS_INUM", &settings.netns_inum, true)
@@ -168,7 +166,18 @@ pub fn load(
     };
     let names: Vec<&'static str> = all.programs().map(|(name, _)| name).collect();
     for &name in &names {
-        if let Some(why) = features.why_missing(Feature::KernelReads)
+        if name == "deliver"
+            && let Some(feature) = [Feature::CgroupIngress, Feature::CgroupRoot]
+                .into_iter()
+                .find(|feature| features.is_left_out(*feature))
+        {
+            // Missing in earnest, they show when the hook is attached, and may come later.
+            let refusal = Refusal {
+                why: format!("{}: {LEFT_OUT}", feature.row().name),
+                cause: Cause::Kernel,
+            };
+            all.refused.insert(name, refusal);
+        } else if let Some(why) = features.why_missing(Feature::KernelReads)
             && KernelFacts::reads_kernel(name, has_cookie)
         {
             let refusal = Refusal {
@@ -215,12 +224,10 @@ impl Loaded {
         others.all(|refused| refused).then_some(refusal)
     }
 
-    /// Why no hook has a program; `None` where one has.
+    /// Why no hook can have a program; `None` where one has, or may have later.
     #[must_use]
     pub fn nothing(&self) -> Option<&Refusal> {
-        let mut refusals = Hook::ALL.iter().map(|hook| self.refusal(*hook));
-        let first = refusals.next()??;
-        refusals.all(|refusal| refusal.is_some()).then_some(first)
+        hopeless(self.programs().map(|(name, _)| self.refused.get(name)))
     }
 
     /// Tries again the programs whose refusal may have passed. Gives those that are loaded now.
@@ -272,11 +279,21 @@ impl Loaded {
     }
 }
 
-/// Whether an error of loading may pass: the verifier's own are EACCES, EINVAL and the like.
+/// The first refusal of all programs, where there is no program that is loaded or may be later.
+fn hopeless<'a>(mut programs: impl Iterator<Item = Option<&'a Refusal>>) -> Option<&'a Refusal> {
+    let stays = |refusal: &&Refusal| refusal.cause != Cause::Passing;
+    let first = programs.next()?.filter(stays)?;
+    programs
+        .all(|refusal| refusal.as_ref().is_some_and(stays))
+        .then_some(first)
+}
+
+/// Whether an error of loading may pass.
 fn cause(error: &std::io::Error) -> Cause {
-    match error.raw_os_error() {
-        Some(libc::EPERM | libc::ENOMEM | libc::EAGAIN) => Cause::Passing,
-        _ => Cause::Kernel,
+    if super::may_pass(error) {
+        Cause::Passing
+    } else {
+        Cause::Kernel
     }
 }
 
@@ -330,6 +347,25 @@ mod tests {
         for code in [libc::EACCES, libc::EINVAL, libc::E2BIG] {
             assert_eq!(of(code), Cause::Kernel, "{code}");
         }
+    }
+
+    #[test]
+    fn only_refusals_that_stay_leave_nothing() {
+        let refusal = |cause| Refusal {
+            why: String::new(),
+            cause,
+        };
+        let (kernel, no_btf, passing) = (
+            refusal(Cause::Kernel),
+            refusal(Cause::NoBtf),
+            refusal(Cause::Passing),
+        );
+        let of = |programs: &[Option<&Refusal>]| hopeless(programs.iter().copied()).cloned();
+        assert_eq!(of(&[Some(&no_btf), Some(&kernel)]), Some(no_btf.clone()));
+        assert_eq!(of(&[Some(&no_btf), None]), None);
+        assert_eq!(of(&[None, Some(&kernel)]), None);
+        assert_eq!(of(&[Some(&kernel), Some(&passing)]), None);
+        assert_eq!(of(&[Some(&passing), Some(&passing)]), None);
     }
 
     #[test]

@@ -43,6 +43,7 @@ pub struct Tables {
     ports: Array<MapData, PortTable>,
     reasons: Array<MapData, ReasonInfo>,
     places: Array<MapData, Place>,
+    used_places: usize,
     interfaces: HashMap<MapData, u32, InterfaceInfo>,
     addresses: HashMap<MapData, [u8; 16], u8>,
 }
@@ -64,6 +65,7 @@ impl Tables {
             ports: take(ebpf, "PORT_TABLE")?,
             reasons: take(ebpf, "REASON_TABLE")?,
             places: take(ebpf, "PLACE_TABLE")?,
+            used_places: 0,
             interfaces: take(ebpf, "INTERFACES")?,
             addresses: take(ebpf, "LOCAL_ADDRESSES")?,
         })
@@ -92,6 +94,9 @@ impl Tables {
 
     /// Sets the places. Rows beyond [`MAX_PLACES`] are left out, and their number is returned.
     ///
+    /// The programs may be searching meanwhile: a table that grows is written from its end, one that
+    /// shrinks from its start, so that a row is there twice for a moment rather than not at all.
+    ///
     /// # Errors
     ///
     /// Where the kernel refuses.
@@ -105,7 +110,14 @@ impl Tables {
         };
         rows.resize(MAX_PLACES as usize, unused);
         rows.sort_by_key(|row| row.start);
-        for (index, row) in (0..).zip(&rows) {
+        let used = places.len().min(MAX_PLACES as usize);
+        let grows = used >= self.used_places;
+        self.used_places = used;
+        let mut rows: Vec<(u32, Place)> = (0..).zip(rows).collect();
+        if grows {
+            rows.reverse();
+        }
+        for (index, row) in rows {
             written("PLACE_TABLE", self.places.set(index, row, 0))?;
         }
         Ok(left_out)

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use monitor_common::drop::Place;
 use monitor_common::interface::{BRIDGE_PORT, EXCLUDED, InterfaceInfo};
 use tracing::{debug, info, warn};
 
@@ -147,6 +148,12 @@ impl Interfaces {
             LinkEvent::Gone { index } => hooks.detach_interface(index),
             LinkEvent::AddressAdded(_) | LinkEvent::AddressRemoved(_) | LinkEvent::Synced => {}
         }
+    }
+
+    /// Sets the functions of the kernel that decide about drops without a telling reason; says how many
+    /// found no room.
+    pub(super) fn set_places(&mut self, places: &[Place]) -> Result<usize, TableError> {
+        self.tables.set_places(places)
     }
 
     /// Sets which ports are watched.

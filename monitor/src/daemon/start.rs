@@ -3,26 +3,26 @@
 
 use std::sync::Arc;
 
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::events::{Diagnostics, PacketLog};
-use super::{RunError, coverage, system};
+use super::{RunError, coverage, places, system};
 use crate::bpf::attach::Hooks;
 use crate::bpf::counters::Counters;
-use crate::bpf::features::{Feature, Features};
+use crate::bpf::features::{Feature, Features, LEFT_OUT};
 use crate::bpf::kernel::Kernel;
 use crate::bpf::load::{self, Settings};
 use crate::bpf::tables::Tables;
 use crate::config::{Config, LogPackets};
-use crate::drop::places;
-use crate::kallsyms::{KALLSYMS, Kallsyms};
 use crate::metrics::{KernelInfo, Source};
 use crate::netns;
+use crate::preflight;
 
 /// Everything that is loaded and not attached yet.
 pub(super) struct Prepared {
     pub(super) hooks: Hooks,
     pub(super) tables: Tables,
+    pub(super) places: places::Watched,
     pub(super) source: Arc<Source>,
     pub(super) packet_log: PacketLog,
     pub(super) diagnostics: Option<Diagnostics>,
@@ -30,9 +30,20 @@ pub(super) struct Prepared {
 
 /// What is known of the kernel, and what it offers.
 fn kernel(config: &Config) -> Result<(Kernel, Features), RunError> {
+    if let Err(error) = preflight::raise_locked_memory() {
+        debug!("the limit of locked memory stays as it is: {error}");
+    }
     let mut kernel = Kernel::read(config.btf.as_deref())?;
     if config.without.contains(&Feature::KernelBtf) {
-        kernel = Kernel::unknown("left out by PEERWATCH_WITHOUT".to_owned());
+        kernel = Kernel::unknown(LEFT_OUT.to_owned());
+    }
+    if !config.without.is_empty() {
+        let names = config.without.iter().map(|feature| feature.row().name);
+        let names: Vec<&str> = names.collect();
+        warn!(
+            "PEERWATCH_WITHOUT leaves out {}: an aid for tests, with which less may be seen",
+            names.join(", ")
+        );
     }
     let features = Features::probe(&kernel, &config.without);
     features.log();
@@ -55,16 +66,6 @@ fn info(kernel: &Kernel) -> KernelInfo {
 /// Loads the programs and fills the tables that do not change.
 pub(super) fn prepare(config: &Config) -> Result<Prepared, RunError> {
     let (kernel, features) = kernel(config)?;
-    let places = match Kallsyms::read(KALLSYMS) {
-        Ok(symbols) => places(&symbols, &kernel.reasons),
-        Err(error) => {
-            warn!(
-                "the kernel's functions are not known ({error}): drops without a telling reason are \
-                 classed as unspecified"
-            );
-            Vec::new()
-        }
-    };
     let mut loaded = load::load(
         &kernel,
         &features,
@@ -86,10 +87,7 @@ pub(super) fn prepare(config: &Config) -> Result<Prepared, RunError> {
     let mut tables = Tables::new(&mut loaded.ebpf)?;
     tables.set_ports(&config.traffics.port_table())?;
     tables.set_reasons(kernel.reasons.infos())?;
-    let left_out = tables.set_places(&places)?;
-    if left_out > 0 {
-        warn!("{left_out} kernel functions found no room in the table of places");
-    }
+    let places = places::Watched::new(kernel.reasons.clone(), &mut tables)?;
     let counters = Counters::new(&mut loaded.ebpf)?;
     let packet_log = PacketLog::new(&mut loaded.ebpf, config)
         .map_err(system("the ring buffer of packet events cannot be read"))?;
@@ -107,6 +105,7 @@ pub(super) fn prepare(config: &Config) -> Result<Prepared, RunError> {
     Ok(Prepared {
         hooks,
         tables,
+        places,
         source,
         packet_log,
         diagnostics,

@@ -80,7 +80,13 @@ impl InterfaceNames {
         Ok(())
     }
 
-    pub(super) fn family(&mut self, snapshot: &Snapshot, measured: Measured) -> Family {
+    /// `leaves` says of an interface with series of its own whether what leaves there is measured.
+    pub(super) fn family(
+        &mut self,
+        snapshot: &Snapshot,
+        measured: Measured,
+        leaves: impl Fn(&str) -> bool,
+    ) -> Family {
         let mut rows: BTreeMap<&str, InterfaceCount> = BTreeMap::new();
         rows.insert("none", InterfaceCount::default());
         rows.insert("other", self.retired);
@@ -102,6 +108,10 @@ impl InterfaceNames {
         }
         let mut family = Family::new(INTERFACE_PACKETS);
         for (name, count) in rows {
+            let measured = Measured {
+                egress: measured.egress && (name == "other" || leaves(name)),
+                ..measured
+            };
             for &direction in Direction::ALL {
                 let at = direction as usize;
                 // A packet on no device was dropped: nothing leaves or comes in there.

@@ -4,6 +4,7 @@ use std::os::fd::AsRawFd;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::kernel;
 use crate::netns::NetNs;
 
 /// An nft counter in a chain of its own; removed on drop.
@@ -110,4 +111,23 @@ pub(super) fn segments(socket: &impl AsRawFd) -> Result<(u32, u32)> {
     );
     let word = |at: usize| u32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
     Ok((word(SEGS_OUT), word(SEGS_OUT + 4)))
+}
+
+/// Fails when this many packets came in nearly as many pieces: then nothing was coalesced.
+pub(super) fn coalesced(packets: u64, pieces: u64) -> Result<()> {
+    ensure!(
+        pieces * 2 < packets,
+        "{packets} packets in {pieces} pieces: hardly coalesced"
+    );
+    Ok(())
+}
+
+/// The same for what `lan0` should have coalesced: pairs of devices do so since Linux 5.13, and before only
+/// for an XDP program.
+pub(super) fn coalesced_by_receiver(packets: u64, pieces: u64) -> Result<()> {
+    if kernel::is_at_least(5, 13) {
+        coalesced(packets, pieces)
+    } else {
+        Ok(())
+    }
 }

@@ -5,8 +5,8 @@ use anyhow::Result;
 use super::{Limits, NETFILTER, Obstacle, Play, Reason, Scene, scene};
 use crate::case::{Case, Plan, Shape, Way};
 use crate::expect::Expected;
-use crate::feature::Feature;
 use crate::kernel;
+use crate::needs::Feature;
 
 const fn drop_at(by: Obstacle, at: &'static str) -> Play {
     Play::Dropped {

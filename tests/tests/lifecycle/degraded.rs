@@ -61,7 +61,7 @@ fn a_refused_drop_program_takes_only_the_drops_away() -> Result<()> {
         ..Start::default()
     };
     let daemon = Daemon::start_as(&site.host, site.temp.path(), &start)?;
-    said(&daemon, "ERROR", "drops are not counted: ")?;
+    said(&daemon, "ERROR", "drops are not counted, ")?;
     said(&daemon, "ERROR", "sk_buff.skb_iif")?;
     not_ready(
         &daemon,

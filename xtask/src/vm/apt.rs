@@ -58,6 +58,8 @@ impl Apt {
             format!("APT::Architecture={arch}"),
             format!("APT::Architectures={arch}"),
             "Acquire::Languages=none".to_owned(),
+            // Otherwise lists that could not be had are those of the last time, and no failure.
+            "APT::Update::Error-Mode=any".to_owned(),
         ];
         let apt = Self { folder, options };
         cmd::output(apt.command("apt-get").args(["-qq", "update"]))

@@ -80,7 +80,8 @@ mount -t tracefs tracefs /sys/kernel/tracing
 ip link set lo up
 # On demand comes too late: tun's device node appears with it, and nft and ip fail where another is
 # just loading the same module.
-modprobe -a tun nf_tables veth bridge
+modprobe -a tun nf_tables veth bridge bonding 8021q wireguard sch_netem cls_matchall cls_flower act_gact \
+    nfnetlink_queue
 # In here no row is left out because of what the kernel was built without.
 export PEERWATCH_BIN=/usr/bin/peerwatch PEERWATCH_TIME_SCALE=10 PEERWATCH_VM=1
 export PEERWATCH_ONLY="$(cat /tests)"

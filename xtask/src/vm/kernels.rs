@@ -122,16 +122,24 @@ impl Pin {
     pub(super) fn fetch(&self) -> Result<Kernel> {
         let cache = state::cache_dir()?.join("kernels");
         // Other files, another folder: a changed pin never finds what an older one left.
-        let digest = self.files.first().map_or("", |file| &file.sha256);
+        let digests: Vec<&str> = self
+            .files
+            .iter()
+            .map(|file| file.sha256.get(..8).unwrap_or_default())
+            .collect();
         let unpacked = cache.join(format!(
             "{}_{}_{}",
             self.name,
             self.version,
-            digest.get(..8).unwrap_or_default()
+            digests.join("-")
         ));
         if !unpacked.exists() {
             // Renamed when it is complete: an interrupted run leaves nothing that looks done.
             let scratch = cache.join(format!("unpack-{}-{}", self.name, std::process::id()));
+            if scratch.exists() {
+                // Of a run that was killed, whose number we have now.
+                fs::remove_dir_all(&scratch)?;
+            }
             let result = self
                 .unpack(&cache, &scratch)
                 .and_then(|()| Ok(fs::rename(&scratch, &unpacked)?));

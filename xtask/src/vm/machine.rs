@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{BufRead as _, BufReader, Write as _},
     path::PathBuf,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     sync::mpsc::{self, RecvTimeoutError},
     thread,
     time::{Duration, Instant},
@@ -38,6 +38,17 @@ pub(super) struct Machine {
     pub(super) deadline: Duration,
 }
 
+/// QEMU, which ends with this whatever goes wrong.
+struct Guest(Child);
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        // Both fail when it has ended, which is what is wanted.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
 impl Machine {
     /// Runs it to its end. Shows what it writes to the port for its report, behind its name, and adds it
     /// to `said`.
@@ -47,10 +58,11 @@ impl Machine {
     /// When QEMU does not start or fails, or the deadline passes; the guest is ended then.
     pub(super) fn run(&self, name: &str, said: &mut String) -> Result<()> {
         let mut command = self.command();
-        let mut child = command
+        let child = command
             .spawn()
             .with_context(|| format!("cannot start `{}`", cmd::display(&command)))?;
-        let stdout = child.stdout.take().context("QEMU without an output")?;
+        let mut guest = Guest(child);
+        let stdout = guest.0.stdout.take().context("QEMU without an output")?;
         let (sender, lines) = mpsc::channel();
         let reader = thread::spawn(move || {
             for line in BufReader::new(stdout).split(b'\n').map_while(Result::ok) {
@@ -74,9 +86,9 @@ impl Machine {
             }
         };
         if !in_time {
-            child.kill()?;
+            guest.0.kill()?;
         }
-        let status = child.wait()?;
+        let status = guest.0.wait()?;
         if reader.join().is_err() {
             bail!("reading what the guest says failed");
         }

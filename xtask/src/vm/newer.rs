@@ -85,10 +85,11 @@ fn entry(pin: &Pin, version: &str, files: &[Fields]) -> Result<String> {
     };
     let mut text = format!(
         "\n[[kernel]]\nname = \"{}{suffix}\"\ndistribution = \"{}\"\nsuite = \"{}\"\n\
-         version = \"{version}\"\n{arch}",
+         version = \"{version}\"\n{arch}{}",
         name.join("."),
         pin.distribution,
-        pin.suite
+        pin.suite,
+        if pin.short { "short = true\n" } else { "" }
     );
     for file in files {
         let field = |name: &str| {

@@ -21,6 +21,8 @@ const TABLES: &str = "<!-- tables -->\n";
 pub(super) struct Found<'a> {
     pub(super) pin: &'a Pin,
     pub(super) facts: Facts,
+    /// What it gave when it was locked down.
+    pub(super) locked: Facts,
     pub(super) outcomes: BTreeMap<String, Outcome>,
 }
 
@@ -65,6 +67,19 @@ pub(super) fn render(tests: &[String], found: &[Found<'_>]) -> Result<String> {
         };
         row(&mut page, &format!("hook `{hook}`"), found.iter().map(mode));
     }
+    row(
+        &mut page,
+        "hooks under `lockdown=confidentiality`",
+        found.iter().map(|one| {
+            let hooks: Vec<_> = one
+                .locked
+                .modes
+                .keys()
+                .map(|hook| format!("`{hook}`"))
+                .collect();
+            hooks.join(", ")
+        }),
+    );
     for (name, _) in &found.first().context("no kernel")?.facts.features {
         let has = |one: &Found<'_>| match one.facts.has(name) {
             Some(true) => "yes".to_owned(),
@@ -131,6 +146,7 @@ mod tests {
         let found = |said| Found {
             pin: &pins[0],
             facts: Facts::parse(said),
+            locked: Facts::parse(said),
             outcomes: outcomes.clone(),
         };
         let page = render(&tests, &[found(SAID)]).unwrap();

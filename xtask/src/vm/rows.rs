@@ -3,8 +3,9 @@
 use anyhow::{Result, bail};
 
 /// The tests that say whether the main job is done on a kernel: each direction, allowed and dropped
-/// in ways that the kernel programs tell apart by different facts, in both families. Whole names.
-const CORE: [&str; 20] = [
+/// in ways that the kernel programs tell apart by different facts, in both families; some of what only
+/// these kernels can do; and whether the daemon finds out what they offer. Whole names.
+const CORE: [&str; 25] = [
     "inbound/allowed/tcp7680/ipv4",
     "inbound/allowed/udp3544/ipv6",
     "inbound/nft_input_drop/tcp7680/ipv4",
@@ -25,6 +26,11 @@ const CORE: [&str; 20] = [
     "forwarded/nft_reject_icmp/tcp7680/ipv4",
     "forwarded/clsact_egress/tcp7680/ipv4",
     "forwarded/bridged/tcp7680/ipv4",
+    "vm/vlan/forwarded_allowed/tcp7680/ipv4",
+    "vm/nfqueue/forwarded_drop/tcp7680/ipv4",
+    "vm/bond/active_backup_forwarded_allowed/tcp7680/ipv4",
+    "lifecycle/inbound/chained_and_dropped/ipv6",
+    "features/claims",
 ];
 
 /// The tests that have nothing to do with the kernel and need a program that is too big for the guest.

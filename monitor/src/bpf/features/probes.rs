@@ -1,4 +1,4 @@
-//! The probes of the table. Each gives why the feature is missing, in words.
+//! The probes of the table. Each gives why the feature is missing, or why it could not be asked, in words.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -10,25 +10,50 @@ use aya::sys::{
     BpfHelper, Stats, enable_stats, is_helper_supported, is_map_supported, is_program_supported,
 };
 
+use super::Lack;
 use super::sys::{self, Instruction};
 use crate::bpf::kernel::Kernel;
+use crate::bpf::may_pass;
 use crate::cgroup;
 
-type Found = Result<(), String>;
+type Found = Result<(), Lack>;
 
-/// What a kernel says of a command that it does not know, or that is not for us.
-fn refused(what: &str) -> impl Fn(io::Error) -> String {
-    move |error| format!("{what}: {error}")
+/// What a kernel says of a command that it does not know, or that it could not carry out now.
+fn refused(what: &str) -> impl Fn(io::Error) -> Lack {
+    move |error| lack(what, &error)
+}
+
+fn lack(what: &str, error: &io::Error) -> Lack {
+    let why = format!("{what}: {error}");
+    if may_pass(error) {
+        Lack::Unknown(why)
+    } else {
+        Lack::Missing(why)
+    }
+}
+
+fn missing(why: &str) -> Lack {
+    Lack::Missing(why.to_owned())
+}
+
+/// What the library found of the kernel itself, `true` where it is there.
+fn asked(answer: Result<bool, ProgramError>, why: &str) -> Found {
+    match answer {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(missing(why)),
+        Err(ProgramError::SyscallError(error)) => Err(lack(error.call, &error.io_error)),
+        Err(other) => Err(Lack::Unknown(other.to_string())),
+    }
 }
 
 /// A fact out of BTF.
 fn fact(kernel: &Kernel, has: bool, why: &str) -> Found {
-    kernel_btf(kernel).map_err(|_| "not known without kernel_btf".to_owned())?;
-    if has { Ok(()) } else { Err(why.to_owned()) }
+    kernel_btf(kernel).map_err(|_| missing("not known without kernel_btf"))?;
+    if has { Ok(()) } else { Err(missing(why)) }
 }
 
 pub(super) fn kernel_btf(kernel: &Kernel) -> Found {
-    kernel.btf.as_ref().map(drop).map_err(Clone::clone)
+    kernel.btf.as_ref().map(drop).map_err(|why| missing(why))
 }
 
 pub(super) fn drop_reasons(kernel: &Kernel) -> Found {
@@ -46,11 +71,11 @@ pub(super) fn reason_subsystems(kernel: &Kernel) -> Found {
 }
 
 /// Attaches an empty program to the BTF tracepoint `kfree_skb`.
-fn attach_to_btf_tracepoint(kernel: &Kernel) -> Result<OwnedFd, String> {
+fn attach_to_btf_tracepoint(kernel: &Kernel) -> Result<OwnedFd, Lack> {
     let id = kernel
         .facts
         .tracepoint
-        .ok_or("not possible without kernel_btf")?;
+        .ok_or_else(|| missing("not possible without kernel_btf"))?;
     let program = sys::load_tracepoint(Some(id), &[Instruction::ZERO, Instruction::EXIT])
         .map_err(refused("the program is refused"))?;
     sys::attach_tracepoint(&program, None).map_err(refused("attaching is refused"))
@@ -71,43 +96,35 @@ pub(super) fn cgroup_ingress(_: &Kernel) -> Found {
     match cgroup::open_root() {
         Ok(root) => sys::query_cgroup(&root.dir, sys::BPF_CGROUP_INET_INGRESS)
             .map_err(refused("BPF_PROG_QUERY")),
-        Err(_) => match is_program_supported(ProgramType::CgroupSkb) {
-            Ok(true) => Ok(()),
-            Ok(false) => Err("the type of program is not known".to_owned()),
-            Err(error) => Err(program_error(&error)),
-        },
+        Err(_) => asked(
+            is_program_supported(ProgramType::CgroupSkb),
+            "the type of program is not known",
+        ),
     }
 }
 
 pub(super) fn cgroup_root(_: &Kernel) -> Found {
     let root = cgroup::open_root();
-    root.map(drop).map_err(|error| error.to_string())
+    root.map(drop)
+        .map_err(|error| Lack::Missing(error.to_string()))
 }
 
 pub(super) fn ring_buffer(_: &Kernel) -> Found {
     match is_map_supported(MapType::RingBuf) {
         Ok(true) => Ok(()),
-        Ok(false) => Err("the type of map is not known".to_owned()),
-        Err(error) => Err(format!("{}: {}", error.call, error.io_error)),
-    }
-}
-
-fn program_error(error: &ProgramError) -> String {
-    match error {
-        ProgramError::SyscallError(error) => format!("{}: {}", error.call, error.io_error),
-        other => other.to_string(),
+        Ok(false) => Err(missing("the type of map is not known")),
+        Err(error) => Err(lack(error.call, &error.io_error)),
     }
 }
 
 fn netns_cookie(program: ProgramType) -> Found {
     if crate::netns::cookie().is_none() {
-        return Err("network namespaces have no cookie".to_owned());
+        return Err(missing("network namespaces have no cookie"));
     }
-    match is_helper_supported(program, BpfHelper::BPF_FUNC_get_netns_cookie) {
-        Ok(true) => Ok(()),
-        Ok(false) => Err("this type of program may not call it".to_owned()),
-        Err(error) => Err(program_error(&error)),
-    }
+    asked(
+        is_helper_supported(program, BpfHelper::BPF_FUNC_get_netns_cookie),
+        "this type of program may not call it",
+    )
 }
 
 pub(super) fn netns_cookie_cgroup(_: &Kernel) -> Found {
@@ -123,26 +140,20 @@ const LOCKDOWN: &str = "/sys/kernel/security/lockdown";
 
 pub(super) fn kernel_reads(_: &Kernel) -> Found {
     let helper = BpfHelper::BPF_FUNC_probe_read_kernel;
-    match is_helper_supported(ProgramType::RawTracePoint, helper) {
-        Ok(true) => Ok(()),
-        Ok(false) => {
-            let state = std::fs::read_to_string(LOCKDOWN).unwrap_or_default();
-            Err(if state.contains("[confidentiality]") {
-                "the kernel is locked down: lockdown=confidentiality".to_owned()
-            } else {
-                "the kernel forbids it, as when it is locked down (lockdown=confidentiality)"
-                    .to_owned()
-            })
-        }
-        Err(error) => Err(program_error(&error)),
-    }
+    let state = std::fs::read_to_string(LOCKDOWN).unwrap_or_default();
+    let why = if state.contains("[confidentiality]") {
+        "the kernel is locked down: lockdown=confidentiality"
+    } else {
+        "the kernel forbids it, as when it is locked down (lockdown=confidentiality)"
+    };
+    asked(is_helper_supported(ProgramType::RawTracePoint, helper), why)
 }
 
 pub(super) fn head_reads(kernel: &Kernel) -> Found {
     let head = kernel.facts.offset("SK_BUFF_HEAD");
     let head = head.and_then(|offset| i16::try_from(offset).ok());
     let (Some(id), Some(head)) = (kernel.facts.tracepoint, head) else {
-        return Err("not possible without kernel_btf".to_owned());
+        return Err(missing("not possible without kernel_btf"));
     };
     let program = [
         // The first argument, then `head` of it, then a byte there.
@@ -161,7 +172,7 @@ pub(super) fn map_batch(_: &Kernel) -> Found {
 }
 
 /// Where a BPF file system is mounted.
-fn bpf_file_system() -> Result<PathBuf, String> {
+fn bpf_file_system() -> Result<PathBuf, Lack> {
     let path = "/proc/thread-self/mountinfo";
     let mounts = std::fs::read_to_string(path).map_err(refused(path))?;
     let mut points = mounts.lines().rev().filter_map(|line| {
@@ -170,7 +181,7 @@ fn bpf_file_system() -> Result<PathBuf, String> {
         what.starts_with("bpf ").then(|| PathBuf::from(point))
     });
     let none = "no BPF file system is mounted (mount -t bpf bpf /sys/fs/bpf)";
-    points.next().ok_or_else(|| none.to_owned())
+    points.next().ok_or_else(|| missing(none))
 }
 
 pub(super) fn link_pinning(kernel: &Kernel) -> Found {
@@ -191,5 +202,5 @@ pub(super) fn statistics(_: &Kernel) -> Found {
     let enabled = enable_stats(Stats::RunTime);
     enabled
         .map(drop)
-        .map_err(|error| format!("{}: {}", error.call, error.io_error))
+        .map_err(|error| lack(error.call, &error.io_error))
 }

@@ -1,6 +1,7 @@
 //! The few calls of bpf(2) that probes need and aya does not offer: programs of some instructions, maps
 //! and queries. Structs are the beginning of `union bpf_attr` (`include/uapi/linux/bpf.h`), whose rest
-//! counts as zero.
+//! counts as zero. None has padding of the compiler's: its bytes would be undefined, and a kernel refuses
+//! those that it does not know unless they are zero.
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -26,6 +27,19 @@ const BPF_TRACE_RAW_TP: u32 = 23;
 pub(super) const BPF_CGROUP_INET_INGRESS: u32 = 0;
 /// tc egress by TCX.
 pub(super) const BPF_TCX_EGRESS: u32 = 47;
+
+const _: () = {
+    assert!(size_of::<Instruction>() == 8);
+    assert!(size_of::<ProgLoad>() == 112);
+    assert!(size_of::<RawTracepointOpen>() == 16);
+    assert!(size_of::<ProgQuery>() == 32);
+    assert!(size_of::<MapCreate>() == 20);
+    assert!(size_of::<MapBatch>() == 56);
+    assert!(size_of::<ObjPin>() == 16);
+    assert!(core::mem::offset_of!(ProgLoad, log_buf) == 32);
+    assert!(core::mem::offset_of!(ProgLoad, prog_name) == 48);
+    assert!(core::mem::offset_of!(ProgLoad, attach_btf_id) == 108);
+};
 
 fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
     // SAFETY: `attr` is a prefix of union bpf_attr, as long as said; pointers in it are to values that
@@ -97,8 +111,11 @@ struct ProgLoad {
     insn_cnt: u32,
     insns: u64,
     license: u64,
-    log: [u64; 2],
+    log_level: u32,
+    log_size: u32,
     log_buf: u64,
+    kern_version: u32,
+    prog_flags: u32,
     prog_name: [u64; 2],
     prog_ifindex: u32,
     expected_attach_type: u32,
@@ -164,6 +181,7 @@ struct ProgQuery {
     attach_flags: u32,
     prog_ids: u64,
     prog_cnt: u32,
+    pad: u32,
 }
 
 /// Asks how many programs are attached to an interface, or to an open cgroup.

@@ -6,9 +6,9 @@ use super::super::{Limits, Obstacle, Play, Scene, scene, with_clsact};
 use super::{Fate, Road, Sender};
 use crate::case::{Case, Plan, Way};
 use crate::expect::Expected;
-use crate::feature::Feature;
 use crate::lab::{GATEWAY, Net, PEER, SERVER, give_addresses, mac};
 use crate::lifecycle::interfaces::{wait_attached, wait_gone, wait_left};
+use crate::needs::Feature;
 use crate::send::FrameSender;
 
 const fn bond(

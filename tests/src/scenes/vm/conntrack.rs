@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use super::super::{Limits, NETFILTER, Play, Scene, scene};
 use crate::case::{Case, Plan, Way};
 use crate::expect::Expected;
-use crate::feature::Feature;
+use crate::needs::Feature;
 use crate::wait::{DEADLINE, until};
 
 /// One limit for all namespaces, which only the first of them may change.
@@ -30,6 +30,13 @@ pub(in super::super) const SCENES: &[Scene] = &[
 ];
 
 fn full<'b>(case: &'b Case<'_>) -> Result<Plan<'b>> {
+    until("the limit is free", DEADLINE, || {
+        Ok((!TAKEN.swap(true, Ordering::AcqRel)).then_some(()))
+    })?;
+    case.on_end(|_| {
+        TAKEN.store(false, Ordering::Release);
+        Ok(())
+    });
     // Other labs have a table of their own, with connections that give way to new ones; this one's
     // are assured, and stay. Scrapes must go on.
     case.lab.gw.nft(
@@ -48,13 +55,6 @@ fn full<'b>(case: &'b Case<'_>) -> Result<Plan<'b>> {
              -u SEEN_REPLY,ASSURED"
         ))?;
     }
-    until("the limit is free", DEADLINE, || {
-        Ok((!TAKEN.swap(true, Ordering::AcqRel)).then_some(()))
-    })?;
-    case.on_end(|_| {
-        TAKEN.store(false, Ordering::Release);
-        Ok(())
-    });
     let default = fs::read_to_string(MAX).context(MAX)?;
     case.on_end(move |_| fs::write(MAX, default.trim()).context(MAX));
     fs::write(MAX, LIMIT.to_string()).context(MAX)?;

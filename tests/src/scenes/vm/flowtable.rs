@@ -6,8 +6,8 @@ use anyhow::{Context, Result, ensure};
 use super::super::{Limits, Play, Scene, scene};
 use crate::case::{Case, Plan, Way};
 use crate::expect::{Expected, Kind};
-use crate::feature::Feature;
 use crate::lab::{GATEWAY, Lab, Net, PEER, SERVER, mac};
+use crate::needs::Feature;
 use crate::packet::{Packet, Protocol, flags};
 use crate::send::FrameSender;
 

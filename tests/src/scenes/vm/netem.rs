@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::super::{Limits, Play, Reason, Scene, scene};
 use crate::case::{Case, Plan, Way};
 use crate::expect::Expected;
-use crate::feature::Feature;
+use crate::needs::Feature;
 
 const QUEUE: Reason = ("queue", "QDISC_DROP");
 

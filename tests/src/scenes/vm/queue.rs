@@ -6,7 +6,7 @@ use super::super::{Limits, Obstacle, Play, Reason, Scene, delivered_to_listener,
 use super::{FORWARD, INPUT};
 use crate::case::{Case, Plan, Way};
 use crate::expect::Expected;
-use crate::feature::Feature;
+use crate::needs::Feature;
 use crate::queue::{Answer, Listener};
 
 /// The number of the queue.

@@ -6,7 +6,7 @@ use super::super::{Limits, Play, Reason, Scene, scene, with_clsact};
 use crate::bpf::Side::{self, Egress, Ingress};
 use crate::case::{Case, Plan, Way};
 use crate::expect::{Expected, Family};
-use crate::feature::Feature;
+use crate::needs::Feature;
 
 const fn tc(
     name: &'static str,

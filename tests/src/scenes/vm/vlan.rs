@@ -7,9 +7,9 @@ use super::super::{Limits, Play, Scene, scene};
 use super::{Fate, Road, Sender};
 use crate::case::{Case, Plan, Way};
 use crate::expect::Expected;
-use crate::feature::Feature;
 use crate::lab::{GATEWAY, Net, PEER, SERVER, give_addresses, mac};
 use crate::lifecycle::interfaces::{wait_attached, wait_gone};
+use crate::needs::Feature;
 use crate::send::FrameSender;
 
 const fn vlan(
