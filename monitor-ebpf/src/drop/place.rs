@@ -40,9 +40,7 @@ impl Found {
     /// The row of the function that freed the packet.
     #[inline(always)]
     pub(super) fn of(location: u64) -> Self {
-        // An arm64 kernel that signs return addresses and does not know better (5.10) gives this one with
-        // its signature, in bits that are all ones in the address of any function.
-        let found = search(location | 0xffff_0000_0000_0000).unwrap_or(Self::NONE);
+        let found = search(location).unwrap_or(Self::NONE);
         Self {
             group: blur(u32::from(found.group)) as u8,
             class: blur(u32::from(found.class)) as u8,
@@ -72,6 +70,15 @@ fn search(location: u64) -> Option<Found> {
         class: place.class,
         kind: place.kind,
     })
+}
+
+/// Whether this packet is the one that was last counted as allowed on this CPU.
+#[inline(always)]
+fn is_last_counted(skb: Skb, watched: &Watched) -> bool {
+    match LAST.get(0) {
+        Some(last) => last.skb == skb.0 as u64 && last.ports == watched.ports_key(),
+        None => false,
+    }
 }
 
 /// Whether this SYN is the last one that a listening socket got on this CPU.
@@ -144,11 +151,17 @@ pub(super) fn decide(
         }
         return match reader.get::<TcpStart>(headers.transport) {
             Some(tcp) if tcp.flags.flags & FIN_SYN_RST_ACK == SYN => {
-                // Repeated, and known to a request socket already. Or, where the kernel gives no reasons,
-                // a SYN to a closed port, which no socket got.
-                if globals::HAS_REASON.load() != 0 || was_delivered(freed.skb, watched, tcp) {
+                if globals::HAS_REASON.load() != 0 {
+                    // Repeated, and known to a request socket already.
+                    (AFTER, Class::Protocol.code())
+                } else if is_last_counted(freed.skb, watched) {
+                    // Freed as soon as a listener was to get it: a socket filter or a cgroup's program.
+                    (SUBTRACT, Class::Firewall.code())
+                } else if was_delivered(freed.skb, watched, tcp) {
+                    // Repeated: the SYN-ACK was sent again in between.
                     (AFTER, Class::Protocol.code())
                 } else {
+                    // To a closed port: no socket got it.
                     (place.group, place.class)
                 }
             }

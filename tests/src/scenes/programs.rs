@@ -1,9 +1,14 @@
 //! Foreign BPF programs that drop: at tc ahead of and behind the daemon's, in cgroups, at XDP.
 
-use super::{Obstacle, Play, Scene, scene};
+use anyhow::Result;
+
+use super::{Obstacle, Play, Scene, denied_by_cgroup, scene};
 use crate::bpf::Place::{self, Head, Tail};
 use crate::bpf::Side::{self, Egress, Ingress};
-use crate::case::Way;
+use crate::case::{Case, Plan, Way};
+use crate::expect::Expected;
+use crate::kernel;
+use crate::packet::Protocol;
 
 const fn ingress(by: Obstacle, at: &'static str) -> Play {
     Play::Dropped {
@@ -98,13 +103,7 @@ pub(super) const SCENES: &[Scene] = &[
     ),
     scene("xdp_generic_drop", Way::Inbound, xdp()),
     scene("xdp_generic_drop", Way::Forwarded, xdp()),
-    scene("cgroup_deny", Way::Inbound, {
-        Play::Dropped {
-            by: Obstacle::Cgroup(Ingress),
-            reason: ("firewall", "SOCKET_FILTER"),
-            at: "lan0",
-        }
-    }),
+    scene("cgroup_deny", Way::Inbound, Play::Own(denied_to_sockets)),
     scene("cgroup_deny", Way::Outbound, {
         Play::Dropped {
             by: Obstacle::Cgroup(Egress),
@@ -113,6 +112,20 @@ pub(super) const SCENES: &[Scene] = &[
         }
     }),
 ];
+
+/// A program of the sockets' cgroup denies what they are to get. Of a datagram a kernel without reasons frees
+/// it where it frees what finds the receive buffer full, so the two look the same.
+fn denied_to_sockets<'b>(case: &'b Case<'_>) -> Result<Plan<'b>> {
+    let mut expected = Expected::nothing();
+    let (kind, count, bytes) = (case.kind(), case.count, case.bytes());
+    if case.protocol() == Protocol::Udp && !kernel::gives_reasons() {
+        expected.allowed(kind, "lan0", count, bytes);
+        expected.late(kind, ("socket", kernel::UNAVAILABLE), count);
+    } else {
+        expected.dropped(kind, ("firewall", "SOCKET_FILTER"), "lan0", count, bytes);
+    }
+    denied_by_cgroup(case, Ingress, expected)
+}
 
 /// The stack frees what a generic program drops without naming a reason (`do_xdp_generic`).
 const fn xdp() -> Play {
