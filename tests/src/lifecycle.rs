@@ -15,6 +15,7 @@ use anyhow::Result;
 
 use crate::expect::{Expected, Family, Kind};
 use crate::lab::Lab;
+use crate::needs::Feature;
 use crate::packet::Protocol;
 use crate::scrape::{Counts, Series};
 
@@ -43,6 +44,24 @@ pub const TRIALS: &[&[Trial]] = &[
     service::TRIALS,
     tunnel::TRIALS,
 ];
+
+impl Trial {
+    /// What the kernel must have for it, where not every kernel has it.
+    #[must_use]
+    pub fn needs(&self) -> Option<Feature> {
+        const NEEDS: [(&str, Feature); 6] = [
+            ("20_connections_", Feature::NetdevEgress),
+            ("unchanged/tcpdump_beside", Feature::Tcx),
+            ("service/second_instance_refused", Feature::Tcx),
+            ("service/nothing_left_behind", Feature::Tcx),
+            ("tun/virtio_", Feature::TunUso),
+            ("first_fragments_dropped", Feature::DefragEnds),
+        ];
+        let mut needs = NEEDS.iter();
+        let found = needs.find(|(part, _)| self.name.contains(part));
+        found.map(|(_, feature)| *feature)
+    }
+}
 
 /// Port 443 over UDP or TCP.
 const HTTPS: u16 = 443;

@@ -31,6 +31,11 @@ pub enum Feature {
     Tcx,
     /// The hook `egress` of the nftables family `netdev`.
     NetdevEgress,
+    /// Tun devices that take UDP datagrams to be segmented (`TUN_F_USO4`).
+    TunUso,
+    /// Reassembly before the hooks that ends with its last user: before, a lab keeps it from any test of
+    /// connection tracking that ran there.
+    DefragEnds,
 }
 
 /// How the kernel, or the tool that asks it, says that it has no such thing.
@@ -87,6 +92,8 @@ impl Feature {
         match self {
             Self::Tcx => Some((6, 6)),
             Self::NetdevEgress => Some((5, 16)),
+            Self::TunUso => Some((6, 2)),
+            Self::DefragEnds => Some((5, 12)),
             _ => None,
         }
     }
@@ -131,7 +138,11 @@ impl Feature {
             Self::Queue => netns.nft(
                 "table inet try { chain it { type filter hook forward priority 0; queue num 1; }; }",
             ),
-            Self::ConntrackLimit | Self::Tcx | Self::NetdevEgress => Ok(()),
+            Self::ConntrackLimit
+            | Self::Tcx
+            | Self::NetdevEgress
+            | Self::TunUso
+            | Self::DefragEnds => Ok(()),
             Self::Netem => netns.sh("tc qdisc add dev lo root netem loss 100%").map(drop),
             Self::TcAction => {
                 netns.sh("tc qdisc add dev lo clsact")?;
@@ -155,6 +166,8 @@ impl Feature {
             Self::TcAction => "actions of tc",
             Self::Tcx => "links of tc programs",
             Self::NetdevEgress => "the hook egress of netdev tables",
+            Self::TunUso => "segmentation of UDP by tun devices",
+            Self::DefragEnds => "reassembly that ends with its last user",
         }
     }
 }

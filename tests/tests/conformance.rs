@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use monitor_tests::needs::Feature;
 use monitor_tests::pool::{LABS, Pool};
 use monitor_tests::{daemon, degraded, features, helper, lifecycle, lockdown, netns, rows};
 
@@ -38,22 +39,16 @@ fn run() -> Result<ExitCode> {
     for row in rows {
         let pool = Arc::clone(&pool);
         trials.push(Trial::ignorable_test(row.name(), move || {
-            if let Some(feature) = row.scene.needs {
-                let missing = feature.missing().map_err(|error| format!("{error:#}"))?;
-                if let Some(reason) = missing {
-                    return Ok(Completion::ignored_with(reason));
-                }
-            }
-            in_lab(&pool, |lab| row.run(lab))?;
-            Ok(Completion::Completed)
+            where_possible(row.scene.needs, || in_lab(&pool, |lab| row.run(lab)))
         }));
     }
     for trial in lifecycle::TRIALS.iter().copied().flatten() {
         for family in trial.families {
             let (pool, run) = (Arc::clone(&pool), trial.run);
             let name = format!("lifecycle/{}/{}", trial.name, family.name());
-            trials.push(Trial::test(name, move || {
-                in_lab(&pool, |lab| run(lab, *family))
+            let needs = trial.needs();
+            trials.push(Trial::ignorable_test(name, move || {
+                where_possible(needs, || in_lab(&pool, |lab| run(lab, *family)))
             }));
         }
     }
@@ -94,6 +89,21 @@ fn run() -> Result<ExitCode> {
     let conclusion = libtest_mimic::run(&arguments, trials);
     pool.shut_down()?;
     Ok(conclusion.exit_code())
+}
+
+/// Runs a test where the kernel has what it needs.
+fn where_possible(
+    needs: Option<Feature>,
+    test: impl FnOnce() -> Result<(), Failed>,
+) -> Result<Completion, Failed> {
+    if let Some(feature) = needs {
+        let missing = feature.missing().map_err(|error| format!("{error:#}"))?;
+        if let Some(reason) = missing {
+            return Ok(Completion::ignored_with(reason));
+        }
+    }
+    test()?;
+    Ok(Completion::Completed)
 }
 
 fn in_lab(

@@ -54,7 +54,7 @@ pub(crate) struct Options {
     #[arg(long, conflicts_with_all = ["names", "all"])]
     newer: bool,
     /// Write what was found into docs/kernels.md
-    #[arg(long, requires = "all", conflicts_with = "kernels")]
+    #[arg(long, conflicts_with_all = ["names", "kernels"])]
     write_page: bool,
     /// Tests whose name contains one of these, in place of the core tests
     #[arg(value_name = "TEST")]

@@ -5,7 +5,7 @@ use anyhow::{Result, bail};
 /// The tests that say whether the main job is done on a kernel: each direction, allowed and dropped
 /// in ways that the kernel programs tell apart by different facts, in both families; some of what only
 /// these kernels can do; and whether the daemon finds out what they offer. Whole names.
-const CORE: [&str; 25] = [
+const CORE: [&str; 26] = [
     "inbound/allowed/tcp7680/ipv4",
     "inbound/allowed/udp3544/ipv6",
     "inbound/nft_input_drop/tcp7680/ipv4",
@@ -31,6 +31,7 @@ const CORE: [&str; 25] = [
     "vm/bond/active_backup_forwarded_allowed/tcp7680/ipv4",
     "lifecycle/inbound/chained_and_dropped/ipv6",
     "features/claims",
+    "lockdown/what_is_left",
 ];
 
 /// The tests that have nothing to do with the kernel and need a program that is too big for the guest.
