@@ -161,4 +161,15 @@ mod tests {
         assert!(page.contains("cannot run: `in/b`"), "{page}");
         assert!(render(&tests, &[found("")]).is_err());
     }
+
+    #[test]
+    fn the_page_that_is_there_is_of_these_kernels_and_this_text() {
+        let page = include_str!("../../../docs/kernels.md");
+        let (before, after) = TEXT.split_once(TABLES).unwrap();
+        let hint = "run `cargo xtask vm-test --write-page`";
+        assert!(page.starts_with(before) && page.ends_with(after), "{hint}");
+        for pin in kernels::chosen(&[]).unwrap() {
+            assert!(page.contains(&pin.version), "{}: {hint}", pin.name);
+        }
+    }
 }
