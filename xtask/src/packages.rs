@@ -1,10 +1,6 @@
 //! Every package that set-up installs, each with its reason, and how it is installed.
 
-use std::{
-    env, fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{env, path::PathBuf, process::Command};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -12,6 +8,10 @@ use crate::{
     cmd::{self, Privilege, find_program},
     state::cache_dir,
 };
+
+mod unpack;
+
+use unpack::{unpack, unpack_with_all};
 
 /// A program that a task starts, and the Debian package that has it.
 #[derive(Debug)]
@@ -30,6 +30,9 @@ enum How {
     /// It is downloaded and unpacked into the cache folder. Installing it would start a service
     /// and add a user, and suppressing that by policy-rc.d is a change for the whole system.
     Unpack,
+    /// As [`How::Unpack`], with all that it depends on and is not installed. QEMU's packages break
+    /// those of another of its versions (as `qemu-utils` of a backport), which may be installed.
+    UnpackAll,
 }
 
 const fn tool(program: &'static str, package: &'static str, why: &'static str) -> Tool {
@@ -47,6 +50,19 @@ const fn unpacked(program: &'static str, package: &'static str, why: &'static st
         package,
         why,
         how: How::Unpack,
+    }
+}
+
+const fn unpacked_with_all(
+    program: &'static str,
+    package: &'static str,
+    why: &'static str,
+) -> Tool {
+    Tool {
+        program,
+        package,
+        why,
+        how: How::UnpackAll,
     }
 }
 
@@ -80,7 +96,7 @@ const TEST_TOOLS: [Tool; 16] = [
     tool("wg", "wireguard-tools", "sets tunnels up on other kernels"),
     unpacked("promtool", "prometheus", "checks what a scrape returns"),
     unpacked("prometheus", "prometheus", "scrapes as users' servers do"),
-    tool(
+    unpacked_with_all(
         "qemu-system-x86_64",
         "qemu-system-x86",
         "boots other kernels",
@@ -102,7 +118,7 @@ const CROSS_TOOLS: [Tool; 3] = [
         "libc6-dev-arm64-cross",
         "what programs for arm64 are linked with",
     ),
-    tool(
+    unpacked_with_all(
         "qemu-system-aarch64",
         "qemu-system-arm",
         "boots kernels for arm64",
@@ -253,7 +269,7 @@ fn bring(tools: &[Tool]) -> Result<()> {
     let unpacked = unpacked_dir()?;
     let there = |tool: &Tool| {
         find_program(tool.program).is_some()
-            || tool.how == How::Unpack && unpacked.join(tool.program).is_file()
+            || tool.how != How::Install && unpacked.join(tool.program).is_file()
     };
     let missing: Vec<_> = tools.iter().filter(|tool| !there(tool)).collect();
     if missing.is_empty() {
@@ -290,49 +306,18 @@ fn bring(tools: &[Tool]) -> Result<()> {
             .collect();
         unpack(package, &programs, &unpacked)?;
     }
+    for tool in missing.iter().filter(|tool| tool.how == How::UnpackAll) {
+        unpack_with_all(tool, &unpacked)?;
+    }
     Ok(())
 }
 
-/// Downloads a package and puts some of its programs into a folder, without installing it.
-fn unpack(package: &str, programs: &[&str], to: &Path) -> Result<()> {
-    println!(
-        "setup: unpacking {} of package {package} into {} ({}); not installed, so no service",
-        programs.join(" and "),
-        to.display(),
-        reason(package)
-    );
-    if candidate(package)?.is_none() {
-        update().with_context(|| format!("as root, run\n    apt-get update\nfor {package}"))?;
-    }
-    let scratch = to.join(format!("unpack-{package}"));
-    if scratch.exists() {
-        fs::remove_dir_all(&scratch)?;
-    }
-    fs::create_dir_all(&scratch)?;
-    // Option: root may read the folder, apt's own download user may not; both are fine.
-    cmd::output(
-        Command::new("apt-get")
-            .current_dir(&scratch)
-            .args(["-qq", "download", package]),
-    )?;
-    let archive = fs::read_dir(&scratch)?
-        .filter_map(Result::ok)
-        .map(|entry| entry.path())
-        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
-        .with_context(|| format!("apt-get download left no archive of {package}"))?;
-    cmd::run(
-        Command::new("dpkg-deb")
-            .arg("--extract")
-            .arg(&archive)
-            .arg(&scratch),
-    )?;
-    for program in programs {
-        let from = scratch.join("usr/bin").join(program);
-        fs::rename(&from, to.join(program))
-            .with_context(|| format!("package {package} has no /usr/bin/{program}"))?;
-    }
-    fs::remove_dir_all(&scratch)?;
-    Ok(())
+/// Where a tool is: installed, or unpacked by set-up; its bare name where it is neither.
+pub(crate) fn find_tool(program: &str) -> PathBuf {
+    let unpacked = || Some(unpacked_dir().ok()?.join(program)).filter(|path| path.is_file());
+    find_program(program)
+        .or_else(unpacked)
+        .unwrap_or_else(|| program.into())
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use super::arch::Arch;
-use crate::cmd;
+use crate::{cmd, packages};
 
 /// How many lines of the console an error shows.
 const LAST_WORDS: usize = 30;
@@ -121,8 +121,7 @@ impl Machine {
     fn command(&self) -> Command {
         let mut console = std::ffi::OsString::from("file:");
         console.push(&self.console);
-        let qemu = self.arch.qemu();
-        let mut command = Command::new(cmd::find_program(qemu).unwrap_or_else(|| qemu.into()));
+        let mut command = Command::new(packages::find_tool(self.arch.qemu()));
         command
             // Software emulation, also where there is hardware support: the same everywhere, and a
             // guest inside a guest fails in ways of its own.

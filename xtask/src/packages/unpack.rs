@@ -1,0 +1,143 @@
+//! Programs of packages that are not installed: unpacked into the cache folder.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::{Tool, candidate, reason, update};
+use crate::cmd;
+
+/// Downloads a package and puts some of its programs into a folder, without installing it.
+pub(super) fn unpack(package: &str, programs: &[&str], to: &Path) -> Result<()> {
+    println!(
+        "setup: unpacking {} of package {package} into {} ({}); not installed, so no service",
+        programs.join(" and "),
+        to.display(),
+        reason(package)
+    );
+    if candidate(package)?.is_none() {
+        update().with_context(|| format!("as root, run\n    apt-get update\nfor {package}"))?;
+    }
+    let scratch = extract(package, &[package], to)?;
+    for program in programs {
+        let from = scratch.join("usr/bin").join(program);
+        fs::rename(&from, to.join(program))
+            .with_context(|| format!("package {package} has no /usr/bin/{program}"))?;
+    }
+    fs::remove_dir_all(&scratch)?;
+    Ok(())
+}
+
+/// Downloads packages and extracts them into one new folder below `to`, which is named after `name`.
+fn extract(name: &str, packages: &[&str], to: &Path) -> Result<PathBuf> {
+    let scratch = to.join(format!("unpack-{name}"));
+    if scratch.exists() {
+        fs::remove_dir_all(&scratch)?;
+    }
+    fs::create_dir_all(&scratch)?;
+    // Root may read the folder, apt's own download user may not; both are fine.
+    let mut download = Command::new("apt-get");
+    download
+        .current_dir(&scratch)
+        .args(["-qq", "download"])
+        .args(packages);
+    cmd::output(&mut download)?;
+    let mut count = 0;
+    for entry in fs::read_dir(&scratch)? {
+        let archive = entry?.path();
+        if archive
+            .extension()
+            .is_some_and(|extension| extension == "deb")
+        {
+            let mut command = Command::new("dpkg-deb");
+            cmd::run(command.arg("--extract").arg(&archive).arg(&scratch))?;
+            fs::remove_file(&archive)?;
+            count += 1;
+        }
+    }
+    if count != packages.len() {
+        bail!(
+            "apt-get download left {count} archives of {}",
+            packages.join(", ")
+        );
+    }
+    Ok(scratch)
+}
+
+/// Unpacks a tool's package and all that it needs into a folder, with a script beside it that starts
+/// the program with its libraries.
+pub(super) fn unpack_with_all(tool: &Tool, to: &Path) -> Result<()> {
+    let Tool {
+        program, package, ..
+    } = tool;
+    println!(
+        "setup: unpacking package {package}, and what it needs, into {} ({}); not installed, since it \
+         breaks other versions of its family",
+        to.display(),
+        reason(package)
+    );
+    if candidate(package)?.is_none() {
+        update().with_context(|| format!("as root, run\n    apt-get update\nfor {package}"))?;
+    }
+    let mut simulate = Command::new("apt-get");
+    simulate
+        .env("LC_ALL", "C")
+        .args(["-qq", "--simulate", "install", "--no-install-recommends"])
+        .arg(package);
+    let text = cmd::output(&mut simulate)?;
+    let mut packages = installed_by(&text);
+    // Where it is installed, and its program is not found: as broken as it may be.
+    if !packages.contains(package) {
+        packages.push(package);
+    }
+    let scratch = extract(package, &packages, to)?;
+    let root = to.join(package);
+    if root.exists() {
+        fs::remove_dir_all(&root)?;
+    }
+    fs::rename(&scratch, &root)?;
+    let binary = root.join("usr/bin").join(program);
+    if !binary.is_file() {
+        bail!("package {package} has no /usr/bin/{program}");
+    }
+    // It finds its data from where it stands itself.
+    let script = format!(
+        "#!/bin/sh\nroot='{}'\nLD_LIBRARY_PATH=$(echo \"$root\"/usr/lib/*-linux-gnu \"$root\"/lib/*-linux-gnu | tr ' ' ':')\n\
+         export LD_LIBRARY_PATH\nexec \"$root/usr/bin/{program}\" \"$@\"\n",
+        root.display()
+    );
+    // Renamed when it is complete: the program counts as brought when the script is there.
+    let unfinished = to.join(format!("{program}-unfinished"));
+    fs::write(&unfinished, script)?;
+    fs::set_permissions(&unfinished, fs::Permissions::from_mode(0o755))?;
+    fs::rename(&unfinished, to.join(program))?;
+    Ok(())
+}
+
+/// The packages that apt-get would install or upgrade, out of what `--simulate` prints:
+/// `Inst libslirp0 (4.7.0-1 Debian:12.14/oldstable [amd64])`.
+fn installed_by(simulation: &str) -> Vec<&str> {
+    simulation
+        .lines()
+        .filter_map(|line| line.strip_prefix("Inst ")?.split_whitespace().next())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_apt_would_remove_is_not_what_it_would_install() {
+        let text = "Remv qemu-utils [1:10.0]\n\
+                    Inst libslirp0 (4.7.0-1 Debian:12.14/oldstable [amd64])\n\
+                    Inst libx [1.0] (1.1 Debian:12.14/oldstable [amd64]) []\n\
+                    Conf libslirp0 (4.7.0-1 Debian:12.14/oldstable [amd64])\n";
+        assert_eq!(installed_by(text), ["libslirp0", "libx"]);
+    }
+}
