@@ -226,6 +226,12 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
         ])
         .args(["--no-install-recommends", "--no-remove"])
         .args(packages);
+    if cmd::run(&mut command).is_ok() {
+        return Ok(());
+    }
+    // Lists may name versions that the archive has no more.
+    println!("setup: trying again with new lists of packages");
+    update().with_context(by_hand)?;
     cmd::run(&mut command).with_context(by_hand)
 }
 

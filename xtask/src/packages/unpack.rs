@@ -46,7 +46,12 @@ fn extract(name: &str, packages: &[&str], to: &Path) -> Result<PathBuf> {
         .current_dir(&scratch)
         .args(["-qq", "download"])
         .args(packages);
-    cmd::output(&mut download)?;
+    if cmd::output(&mut download).is_err() {
+        // Lists may name versions that the archive has no more.
+        println!("setup: trying again with new lists of packages");
+        update().with_context(|| format!("as root, run\n    apt-get update\nfor {name}"))?;
+        cmd::output(&mut download)?;
+    }
     let mut count = 0;
     for entry in fs::read_dir(&scratch)? {
         let archive = entry?.path();
