@@ -1,5 +1,6 @@
 //! The library behind the `peerwatch` binary.
 
+pub mod attempt;
 pub mod bpf;
 pub mod btf;
 pub mod cgroup;
