@@ -10,6 +10,7 @@
     reason = "runs in kernel programs too: a call costs there, and older verifiers follow none"
 )]
 
+pub mod attempt;
 pub mod counter;
 pub mod drop;
 pub mod event;

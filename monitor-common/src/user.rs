@@ -1,5 +1,6 @@
 //! The records as the daemon's map types take them.
 
+use crate::attempt::{Attempt, AttemptKey};
 use crate::counter::Count;
 use crate::drop::{DropKey, Place, ReasonInfo};
 use crate::interface::{InterfaceCount, InterfaceInfo};
@@ -15,6 +16,8 @@ macro_rules! pod {
 }
 
 pod!(
+    Attempt,
+    AttemptKey,
     Count,
     DropKey,
     InterfaceCount,

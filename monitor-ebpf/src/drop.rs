@@ -3,18 +3,19 @@
 mod locate;
 mod place;
 
+use monitor_common::attempt::{Stage, hook};
 use monitor_common::drop::{DropKey, Group, REASON_UNAVAILABLE, reason_index};
 use monitor_common::packet::{
-    ETHERTYPE_IPV4, ETHERTYPE_IPV6, Headers, Ports, Reader, TCP_FLAGS_OFFSET, TcpFlags, blur,
-    parse_ipv4, parse_ipv6, segments,
+    ETHERTYPE_IPV4, ETHERTYPE_IPV6, Headers, Reader, TCP_FLAGS_OFFSET, TcpFlags, blur, parse_ipv4,
+    parse_ipv6, segments,
 };
 use monitor_common::{Direction, Protocol, Verdict};
 
 use crate::event::{Report, report};
 use crate::kernel::skb::{HeadReader, Skb};
 use crate::maps::{LAST, REASON_TABLE, fragment};
-use crate::packet::{Watched, watched};
-use crate::{count, globals};
+use crate::packet::{NOBODY, Watched, request, watched};
+use crate::{attempt, count, globals};
 use locate::{Where, locate};
 use place::Found;
 
@@ -80,16 +81,6 @@ fn wire_packets(skb: Skb, headers: &Headers, reader: &HeadReader, length: u32) -
     segments(0, size, length, headers.transport + transport)
 }
 
-/// Stands for the traffic of a fragment without ports. The slot is never used.
-const NOBODY: Watched = Watched {
-    traffic: 0,
-    flow: 0,
-    ports: Ports {
-        source: 0,
-        destination: 0,
-    },
-};
-
 /// What was decided of a packet, for the programs' own diagnostics.
 pub(crate) struct Decision {
     pub(crate) slot: u32,
@@ -122,11 +113,16 @@ pub(crate) fn freed(freed: &Freed) -> Option<Decision> {
     } else {
         parse_ipv6(&reader, 0)?
     };
-    let watched = if headers.later_fragment == 0 {
-        watched(&reader, &headers)?
-    } else {
-        NOBODY
-    };
+    let (mut belongs, mut watched_as) = (false, NOBODY);
+    if headers.later_fragment == 0 {
+        watched_as = watched(&reader, &headers);
+        // Ports are translated on the way: the number of the SYN says whose answer it is.
+        belongs = attempt::may_belong(&reader, &headers);
+        if !watched_as.is_watched && !belongs {
+            return None;
+        }
+    }
+    let watched = watched_as;
     // Looked up only where the reason leaves something open.
     let place = if info.group == BY_PLACE || info.group == AFTER {
         Found::of(freed.location)
@@ -162,8 +158,38 @@ pub(crate) fn freed(freed: &Freed) -> Option<Decision> {
     }
 
     let decision = Decision { slot, group, class };
+    if belongs && (group == BEFORE || group == SUBTRACT) {
+        let traffic = request(&watched);
+        follow(freed, &reader, &headers, traffic, &at, class);
+    }
+    if !watched.is_watched {
+        return None;
+    }
     record(freed, &reader, &headers, &watched, &at, &decision);
     Some(decision)
+}
+
+/// Takes a dropped segment into its attempt.
+#[inline(always)]
+fn follow(
+    freed: &Freed,
+    reader: &HeadReader,
+    headers: &Headers,
+    traffic: u32,
+    at: &Where,
+    class: u8,
+) {
+    let at = attempt::At {
+        location: freed.location,
+        reason: if globals::HAS_REASON.load() == 0 {
+            REASON_UNAVAILABLE
+        } else {
+            freed.reason
+        },
+        class,
+        ..attempt::At::new(hook::DROP, Stage::Dropped, at.direction, 0)
+    };
+    attempt::freed(reader, headers, traffic, at);
 }
 
 /// Counts a packet as it was decided, and reports it.

@@ -12,6 +12,7 @@
               entry points own their context"
 )]
 
+mod attempt;
 mod count;
 mod drop;
 mod event;

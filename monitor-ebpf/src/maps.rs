@@ -1,7 +1,8 @@
 //! Every map.
 
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, PerCpuArray, PerCpuHashMap, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf};
+use monitor_common::attempt::{self, Attempt, AttemptKey, MAX_ATTEMPTS};
 use monitor_common::counter::{Count, SLOTS};
 use monitor_common::drop::{DropKey, MAX_DROP_KEYS, MAX_PLACES, Place, REASONS, ReasonInfo};
 use monitor_common::event::{EVENT_RING_BYTES, loss};
@@ -106,3 +107,30 @@ pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(EVENT_RING_BYTES, 0)
 /// What could not be done; indexes are in [`loss`].
 #[map]
 pub(crate) static LOSSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(loss::LEN, 0);
+
+/// Attempts to open a TCP connection, by their initial sequence number. The daemon sets its size at load.
+/// New ones take the place of those that were not seen for long.
+#[map]
+pub(crate) static ATTEMPTS: LruHashMap<AttemptKey, Attempt> =
+    LruHashMap::with_max_entries(MAX_ATTEMPTS, 0);
+
+/// SYNs that carry data: the last number of the data to that of the SYN (TCP Fast Open, RFC 7413).
+#[map]
+pub(crate) static ATTEMPT_ALIASES: LruHashMap<AttemptKey, u32> =
+    LruHashMap::with_max_entries(4096, 0);
+
+/// Counted of attempts: by what ([`attempt::count`]), then by hook, so that none can interrupt another's
+/// update.
+#[map]
+pub(crate) static ATTEMPT_COUNTS: PerCpuArray<u64> =
+    PerCpuArray::with_max_entries(attempt::count::LEN * attempt::hook::LEN, 0);
+
+/// What a hook has just seen, by [`attempt::hook`].
+#[map]
+pub(crate) static NOTES: PerCpuArray<crate::attempt::Note> =
+    PerCpuArray::with_max_entries(attempt::hook::LEN, 0);
+
+/// A record that is about to be made, by [`attempt::hook`]: too large for the stack.
+#[map]
+pub(crate) static FRESH: PerCpuArray<Attempt> =
+    PerCpuArray::with_max_entries(attempt::hook::LEN, 0);

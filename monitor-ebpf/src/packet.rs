@@ -74,9 +74,12 @@ impl Reader for Loaded {
     }
 }
 
-/// A packet of a traffic that is watched.
+/// Which traffic a packet belongs to. No option: the compiler may copy what is undefined in one that is
+/// empty, and the verifier refuses to read what was never written.
 #[derive(Clone, Copy)]
 pub(crate) struct Watched {
+    /// Whether it belongs to one at all.
+    pub(crate) is_watched: bool,
     pub(crate) traffic: u32,
     pub(crate) flow: u32,
     pub(crate) ports: Ports,
@@ -102,11 +105,26 @@ impl Watched {
     }
 }
 
-/// Which traffic the ports belong to; `None` for a packet that nobody watches.
+/// Stands for the traffic of a packet that nobody watches. Its slot is never used.
+pub(crate) const NOBODY: Watched = Watched {
+    is_watched: false,
+    traffic: 0,
+    flow: 0,
+    ports: Ports {
+        source: 0,
+        destination: 0,
+    },
+};
+
+/// Which traffic the ports belong to.
 #[inline(always)]
-pub(crate) fn watched<R: Reader>(reader: &R, headers: &Headers) -> Option<Watched> {
-    let ports: Ports = reader.get(headers.transport)?;
-    let table = PORT_TABLE.get(0)?;
+pub(crate) fn watched<R: Reader>(reader: &R, headers: &Headers) -> Watched {
+    let Some(ports) = reader.get::<Ports>(headers.transport) else {
+        return NOBODY;
+    };
+    let Some(table) = PORT_TABLE.get(0) else {
+        return NOBODY;
+    };
     let table = if headers.protocol == Protocol::Tcp as u32 {
         &table.tcp
     } else {
@@ -115,19 +133,31 @@ pub(crate) fn watched<R: Reader>(reader: &R, headers: &Headers) -> Option<Watche
     // The table is indexed by the port as it stands in the header.
     let request = table[usize::from(ports.destination)];
     if request != UNWATCHED {
-        return Some(Watched {
+        return Watched {
+            is_watched: true,
             traffic: u32::from(request - 1),
             flow: blur(Flow::Request as u32),
             ports,
-        });
+        };
     }
     let reply = table[usize::from(ports.source)];
     if reply != UNWATCHED {
-        return Some(Watched {
+        return Watched {
+            is_watched: true,
             traffic: u32::from(reply - 1),
             flow: blur(Flow::Reply as u32),
             ports,
-        });
+        };
     }
-    None
+    NOBODY
+}
+
+/// Index of the traffic of a request + 1; 0 for anything else.
+#[inline(always)]
+pub(crate) fn request(watched: &Watched) -> u32 {
+    if watched.is_watched && watched.flow == Flow::Request as u32 {
+        watched.traffic + 1
+    } else {
+        0
+    }
 }

@@ -3,6 +3,7 @@
 
 use aya_ebpf::bindings::{__sk_buff, bpf_sock};
 use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_sk_fullsock};
+use monitor_common::attempt::{Stage, hook};
 use monitor_common::interface::{BRIDGE_PORT, EXCLUDED};
 use monitor_common::packet::{
     ETHERTYPE_IPV4, ETHERTYPE_IPV6, Headers, Reader, TCP_FLAGS_OFFSET, TcpFlags, TcpStart, blur,
@@ -14,8 +15,8 @@ use crate::event::{Report, report};
 use crate::kernel::device;
 use crate::kernel::probe;
 use crate::maps::{INTERFACES, LAST, fragment};
-use crate::packet::{Direct, Loaded, Watched, watched};
-use crate::{count, globals, local};
+use crate::packet::{Direct, Loaded, Watched, request, watched};
+use crate::{attempt, count, globals, local};
 
 /// The loopback device has this index in every namespace.
 const LOOPBACK: u32 = 1;
@@ -28,6 +29,8 @@ const TCP_ACK: u8 = 0x10;
 const TCP_SYN: u8 = 0x02;
 /// `PACKET_HOST`: addressed to this host alone (`linux/if_packet.h`).
 const PACKET_HOST: u32 = 0;
+/// `PACKET_OTHERHOST`: addressed to somebody else, and seen on a promiscuous port.
+const PACKET_OTHERHOST: u32 = 3;
 
 /// Parses by `EtherType` (as it stands in `__sk_buff.protocol`, network byte order).
 #[inline(always)]
@@ -129,8 +132,19 @@ fn is_bridged(skb: &__sk_buff) -> Option<bool> {
 }
 
 #[inline(always)]
-fn egress_with<R: Reader>(skb: &__sk_buff, reader: &R, network: u32) -> Option<()> {
-    let headers = parse(reader, skb.protocol, network)?;
+fn egress_with<R: Reader>(context: *mut __sk_buff, reader: &R, network: u32) -> Option<()> {
+    // SAFETY: the context is valid while the program runs.
+    let skb = unsafe { &*context };
+    let Some(headers) = parse(reader, skb.protocol, network) else {
+        let direction = if skb.ingress_ifindex == 0 {
+            Direction::Outbound
+        } else {
+            Direction::Forwarded
+        };
+        let at = attempt::At::new(hook::EGRESS, Stage::Passed, direction as u32, network);
+        attempt::error(context, reader, skb.protocol, at);
+        return None;
+    };
     let mut direction = if skb.ingress_ifindex == 0 {
         Direction::Outbound
     } else {
@@ -145,11 +159,23 @@ fn egress_with<R: Reader>(skb: &__sk_buff, reader: &R, network: u32) -> Option<(
         count::fragment(fragment::PASSED, direction as u32);
         return None;
     }
-    let watched = watched(reader, &headers)?;
+    let watched = watched(reader, &headers);
+    // Ports are translated on the way: the number of the SYN says whose answer it is.
+    let belongs = attempt::may_belong(reader, &headers);
+    if !watched.is_watched && !belongs {
+        return None;
+    }
     match is_bridged(skb) {
         Some(false) => return None,
         Some(true) => direction = Direction::Forwarded,
         None => {}
+    }
+    if belongs {
+        let at = attempt::At::new(hook::EGRESS, Stage::Passed, direction as u32, network);
+        attempt::segment(context, &headers, request(&watched), at);
+    }
+    if !watched.is_watched {
+        return None;
     }
     pass(skb, reader, &headers, &watched, network, direction);
     Some(())
@@ -164,9 +190,9 @@ fn leave(skb: *mut __sk_buff, network: u32) -> Option<()> {
         return None;
     }
     let direct = Direct::new(skb);
-    let result = egress_with(context, &direct, network);
+    let result = egress_with(skb, &direct, network);
     if result.is_none() && direct.fell_short(context) {
-        return egress_with(context, &Loaded(skb), network);
+        return egress_with(skb, &Loaded(skb), network);
     }
     result
 }
@@ -206,9 +232,26 @@ fn arrive(skb: *mut __sk_buff, network: u32) -> Option<()> {
         return None;
     }
     let reader = Direct::new(skb);
-    let headers = parse(&reader, context.protocol, network)?;
-    if headers.later_fragment != 0 && local::is_destination(&reader, headers.family, network) {
-        count::fragment(fragment::PASSED, Direction::Inbound as u32);
+    let at = attempt::At::new(
+        hook::INGRESS,
+        Stage::Arrived,
+        Direction::Inbound as u32,
+        network,
+    );
+    let Some(headers) = parse(&reader, context.protocol, network) else {
+        attempt::error(skb, &reader, context.protocol, at);
+        return None;
+    };
+    if headers.later_fragment != 0 {
+        if local::is_destination(&reader, headers.family, network) {
+            count::fragment(fragment::PASSED, Direction::Inbound as u32);
+        }
+        return Some(());
+    }
+    // Before a rule translates its port. A frame to somebody else goes nowhere from here.
+    if attempt::may_belong(&reader, &headers) && context.pkt_type != PACKET_OTHERHOST {
+        let traffic = request(&watched(&reader, &headers));
+        attempt::segment(skb, &headers, traffic, at);
     }
     Some(())
 }
@@ -315,8 +358,9 @@ pub(crate) fn deliver(skb: *mut __sk_buff) -> Option<()> {
     }
     let reader = Direct::new(skb);
     let headers = parse(&reader, context.protocol, 0)?;
-    let watched = watched(&reader, &headers)?;
-    if !is_own(skb) || is_excluded(context.ifindex) {
+    let watched = watched(&reader, &headers);
+    let belongs = attempt::may_belong(&reader, &headers);
+    if !watched.is_watched && !belongs || !is_own(skb) || is_excluded(context.ifindex) {
         return None;
     }
     // SAFETY: the field is a socket or null, which both the program and the helper check.
@@ -332,7 +376,15 @@ pub(crate) fn deliver(skb: *mut __sk_buff) -> Option<()> {
     // SAFETY: not null, and a full socket.
     let (kind, state) = unsafe { ((*socket).type_, (*socket).state) };
     // A raw socket gets a copy of what the protocol's own socket gets as well, or of what nobody does.
-    if kind == SOCK_RAW || is_repeated(context, socket, state, &reader, &headers, &watched) {
+    if kind == SOCK_RAW {
+        return None;
+    }
+    if belongs {
+        let direction = Direction::Inbound as u32;
+        let at = attempt::At::new(hook::DELIVER, Stage::Passed, direction, 0);
+        attempt::segment(skb, &headers, request(&watched), at);
+    }
+    if !watched.is_watched || is_repeated(context, socket, state, &reader, &headers, &watched) {
         return None;
     }
     pass(context, &reader, &headers, &watched, 0, Direction::Inbound);

@@ -203,8 +203,10 @@ impl Route {
 /// Reads the linear part of a packet at its address.
 #[derive(Clone, Copy)]
 pub(crate) struct HeadReader {
-    base: *const u8,
-    available: u32,
+    /// Address of the IP header.
+    pub(crate) base: *const u8,
+    /// Bytes from there on.
+    pub(crate) available: u32,
 }
 
 impl Reader for HeadReader {

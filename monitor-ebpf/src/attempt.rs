@@ -1,0 +1,512 @@
+//! Attempts to open a TCP connection: which packets belong to one, and what they say.
+//!
+//! The hooks fill a note of the packet, [`record`] takes it into the attempt's record. That is a function
+//! of its own, not inlined: the verifier follows it without all that led there.
+
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::helpers::bpf_ktime_get_ns;
+use monitor_common::attempt::{
+    Attempt, AttemptKey, Kind, Maker, Stage, TcpQuote, count, hook, icmp_error, is_icmp,
+    segment_kind, sequence,
+};
+use monitor_common::packet::{
+    Address4, Address6, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Headers, Ports, Reader, TcpStart, blur,
+};
+use monitor_common::{Direction, Family, Protocol};
+
+use crate::kernel::skb::HeadReader;
+use crate::maps::{ATTEMPT_ALIASES, ATTEMPT_COUNTS, ATTEMPTS, NOTES};
+use crate::packet::Loaded;
+
+/// `linux/bpf.h`: only a new entry.
+const BPF_NOEXIST: u64 = 1;
+
+/// How soon a packet of the same kind is the same packet at another place, or the answer to the same
+/// repetition: TCP waits at least 200 ms (`TCP_RTO_MIN`) before it repeats.
+const SAME_NS: u64 = 100_000_000;
+
+/// What a hook has seen of a packet. Never leaves the kernel.
+#[repr(C)]
+pub(crate) struct Note {
+    location: u64,
+    source: [u8; 16],
+    destination: [u8; 16],
+    family: u32,
+    /// Key of the attempt.
+    sequence: u32,
+    /// Of a SYN with data: the key by which an answer to all of it names the attempt; else `sequence`.
+    alias: u32,
+    reason: u32,
+    ports: Ports,
+    hook: u32,
+    /// Code of a [`Kind`].
+    kind: u8,
+    /// Code of a [`Stage`].
+    stage: u8,
+    direction: u8,
+    class: u8,
+    /// Index of the traffic + 1; 0 where the ports are nobody's.
+    traffic: u8,
+    /// Of an ICMP error.
+    error_kind: u8,
+    /// Of an ICMP error: code of the [`Maker`].
+    error_by: u8,
+    pad: u8,
+}
+
+/// Where a packet is seen.
+#[derive(Clone, Copy)]
+pub(crate) struct At {
+    /// One of [`hook`].
+    pub(crate) hook: u32,
+    pub(crate) stage: Stage,
+    /// Code of the [`Direction`].
+    pub(crate) direction: u32,
+    /// Offset of the IP header from where the reader begins.
+    pub(crate) network: u32,
+    /// Of a drop: its place, reason and class.
+    pub(crate) location: u64,
+    pub(crate) reason: u32,
+    pub(crate) class: u8,
+}
+
+impl At {
+    /// Not dropped.
+    #[inline(always)]
+    pub(crate) const fn new(hook: u32, stage: Stage, direction: u32, network: u32) -> Self {
+        Self {
+            hook,
+            stage,
+            direction,
+            network,
+            location: 0,
+            reason: 0,
+            class: 0,
+        }
+    }
+}
+
+/// Whether a segment may belong to an attempt: a cheap look at its flags.
+#[inline(always)]
+pub(crate) fn may_belong<R: Reader>(reader: &R, headers: &Headers) -> bool {
+    /// SYN, RST
+    const EITHER: u8 = 0x06;
+    headers.protocol == Protocol::Tcp as u32
+        // The offset once more by way of memory: the compiler would make one check of two of different
+        // pointers, which the verifier does not take.
+        && match reader.get::<u8>(blur(headers.transport) + 13) {
+            Some(flags) => flags & EITHER != 0,
+            None => false,
+        }
+}
+
+/// The addresses of a packet, IPv4 ones as IPv4-mapped.
+#[inline(always)]
+fn addresses<R: Reader>(note: &mut Note, reader: &R, network: u32) -> Option<()> {
+    if note.family == Family::Ipv4 as u32 {
+        note.source = mapped(reader.get::<Address4>(network + 12)?);
+        note.destination = mapped(reader.get::<Address4>(network + 16)?);
+    } else {
+        note.source = reader.get::<Address6>(network + 8)?.bytes();
+        note.destination = reader.get::<Address6>(network + 24)?.bytes();
+    }
+    Some(())
+}
+
+/// An IPv4-mapped address (RFC 4291 section 2.5.5.2).
+#[inline(always)]
+fn mapped(address: Address4) -> [u8; 16] {
+    let [a, b, c, d] = address.bytes();
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+}
+
+/// What a hook knows of a segment before it is looked at closely.
+#[inline(always)]
+fn prepare(family: u32, traffic: u32, at: At) {
+    // Scratch memory of this hook on this CPU: nothing else writes it until this program ends.
+    let Some(note) = NOTES.get_ptr_mut(at.hook) else {
+        return;
+    };
+    // SAFETY: this CPU's own value, of this hook.
+    let note = unsafe { &mut *note };
+    note.family = family;
+    note.traffic = blur(traffic) as u8;
+    note.hook = at.hook;
+    note.stage = at.stage.code();
+    note.direction = blur(at.direction) as u8;
+    note.location = at.location;
+    note.reason = at.reason;
+    note.class = at.class;
+}
+
+/// Takes a TCP segment that [`may_belong`] into its attempt. `traffic` is the index of the traffic whose
+/// request it is, + 1, or 0.
+#[inline(always)]
+pub(crate) fn segment(skb: *mut __sk_buff, headers: &Headers, traffic: u32, at: At) {
+    prepare(headers.family, traffic, at);
+    segment_of_skb(skb, at.hook, headers.transport, at.network, headers.length);
+}
+
+/// As [`segment`], of a packet that is freed.
+#[inline(always)]
+pub(crate) fn freed(reader: &HeadReader, headers: &Headers, traffic: u32, at: At) {
+    prepare(headers.family, traffic, at);
+    segment_of_head(
+        reader.base,
+        reader.available,
+        headers.transport,
+        headers.length,
+    );
+}
+
+#[inline(never)]
+fn segment_of_skb(
+    skb: *mut __sk_buff,
+    hook: u32,
+    transport: u32,
+    network: u32,
+    length: u32,
+) -> u32 {
+    take(&Loaded(skb), hook, transport, network, length);
+    0
+}
+
+#[inline(never)]
+fn segment_of_head(base: *const u8, available: u32, transport: u32, length: u32) -> u32 {
+    let reader = HeadReader { base, available };
+    take(&reader, hook::DROP, transport, 0, length);
+    0
+}
+
+/// Completes the note of a hook by what the segment says, and takes it into the attempt.
+#[inline(always)]
+fn take<R: Reader>(reader: &R, hook: u32, transport: u32, network: u32, length: u32) -> Option<()> {
+    let tcp: TcpStart = reader.get(transport)?;
+    let kind = segment_kind(tcp.flags);
+    if kind == 0 {
+        return None;
+    }
+    let note = NOTES.get_ptr_mut(hook)?;
+    // SAFETY: this CPU's own value, of this hook.
+    let note = unsafe { &mut *note };
+    let [a, b, c, d] = tcp.numbers;
+    if kind == Kind::Syn.code() {
+        note.sequence = sequence([a, b]);
+        let header = u32::from(tcp.flags.data_offset >> 4) * 4;
+        note.alias = note
+            .sequence
+            .wrapping_add(payload(length, transport - network, header)?);
+    } else {
+        note.sequence = sequence([c, d]).wrapping_sub(1);
+        note.alias = note.sequence;
+    }
+    addresses(note, reader, network)?;
+    note.ports = tcp.ports;
+    note.kind = kind;
+    record(hook);
+    Some(())
+}
+
+/// How many bytes a SYN carries; `None` where its header is longer than the packet. Lengths in bytes; that
+/// of the packet is 0 where it is not known.
+#[inline(always)]
+fn payload(packet: u32, ip_header: u32, tcp_header: u32) -> Option<u32> {
+    if packet == 0 {
+        return Some(0);
+    }
+    let headers = ip_header + tcp_header;
+    (packet >= headers).then(|| packet - headers)
+}
+
+/// Takes an ICMP error into the attempt whose SYN it quotes, if this is one: any packet that is neither TCP
+/// nor UDP will do. `reader` reads what is linear of it.
+#[inline(always)]
+pub(crate) fn error<R: Reader>(skb: *mut __sk_buff, reader: &R, protocol: u32, at: At) {
+    let is_ipv6 = protocol == u32::from(u16::to_be(ETHERTYPE_IPV6));
+    if !is_ipv6 && protocol != u32::from(u16::to_be(ETHERTYPE_IPV4)) {
+        return;
+    }
+    let number = reader.get::<u8>(at.network + if is_ipv6 { 6 } else { 9 });
+    if let Some(number) = number
+        && is_icmp(number)
+    {
+        let family = if is_ipv6 { Family::Ipv6 } else { Family::Ipv4 };
+        prepare(family as u32, 0, at);
+        error_of_skb(skb, at.hook, at.network);
+    }
+}
+
+#[inline(never)]
+fn error_of_skb(skb: *mut __sk_buff, hook: u32, network: u32) -> u32 {
+    let _: Option<()> = quote(&Loaded(skb), hook, network);
+    0
+}
+
+/// Completes the note of a hook by what an ICMP error quotes, and takes it into the attempt.
+#[inline(always)]
+fn quote<R: Reader>(reader: &R, hook: u32, network: u32) -> Option<()> {
+    let note = NOTES.get_ptr_mut(hook)?;
+    // SAFETY: this CPU's own value, of this hook.
+    let note = unsafe { &mut *note };
+    let is_ipv6 = note.family == Family::Ipv6 as u32;
+    let first: u8 = reader.get(network)?;
+    let header = if is_ipv6 {
+        40
+    } else {
+        u32::from(first & 0x0f) * 4
+    };
+    let icmp = network + header;
+    let error_kind = icmp_error(is_ipv6, reader.get(icmp)?, reader.get(icmp + 1)?);
+    if error_kind == 0 {
+        return None;
+    }
+    // The quoted packet: an IP header without options in IPv4's length, then TCP.
+    let quote = icmp + 8;
+    let quoted_first: u8 = reader.get(quote)?;
+    let (tcp_at, quoted_number) = if is_ipv6 {
+        (quote + 40, reader.get::<u8>(quote + 6)?)
+    } else {
+        (
+            quote + u32::from(quoted_first & 0x0f) * 4,
+            reader.get::<u8>(quote + 9)?,
+        )
+    };
+    if quoted_number != 6 || quoted_first >> 4 != first >> 4 {
+        return None;
+    }
+    let tcp: TcpQuote = reader.get(blur(tcp_at))?;
+    addresses(note, reader, quote)?;
+    let target = note.destination;
+    addresses(note, reader, network)?;
+    let made_here = note.stage == Stage::Passed.code() && note.direction == OUTBOUND;
+    note.error_by = if made_here {
+        Maker::Here.code()
+    } else if note.source == target {
+        Maker::Target.code()
+    } else {
+        Maker::Between.code()
+    };
+    note.sequence = sequence(tcp.sequence);
+    note.alias = note.sequence;
+    note.ports = tcp.ports;
+    note.kind = Kind::Error.code();
+    note.error_kind = error_kind;
+    record(hook);
+    Some(())
+}
+
+/// Adds to one of [`count`].
+#[inline(always)]
+fn add(index: u32) {
+    if let Some(value) = ATTEMPT_COUNTS.get_ptr_mut(index) {
+        // SAFETY: this CPU's own value. A program that interrupts another one here may cost a count,
+        // so each hook has its own.
+        unsafe { *value += 1 };
+    }
+}
+
+/// The record that an answer belongs to: by the number of the SYN, or of the SYN with its data.
+#[inline(always)]
+fn find(note: &Note) -> Option<&'static mut Attempt> {
+    let mut key = AttemptKey {
+        family: note.family,
+        sequence: note.sequence,
+    };
+    // SAFETY: records are never freed while programs run; fields are written whole.
+    if let Some(attempt) = ATTEMPTS.get_ptr_mut(key) {
+        return Some(unsafe { &mut *attempt });
+    }
+    if note.kind == Kind::Syn.code() {
+        return None;
+    }
+    // SAFETY: as above.
+    key.sequence = unsafe { *ATTEMPT_ALIASES.get(key)? };
+    let attempt = ATTEMPTS.get_ptr_mut(key)?;
+    // SAFETY: as above.
+    Some(unsafe { &mut *attempt })
+}
+
+/// Takes the note of a hook into the record of its attempt.
+#[inline(never)]
+fn record(index: u32) -> u32 {
+    let Some(note) = NOTES.get_ptr_mut(index) else {
+        return 0;
+    };
+    // SAFETY: this CPU's own value, of the hook that calls.
+    let note = unsafe { &*note };
+    // SAFETY: no preconditions.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let attempt = match find(note) {
+        Some(attempt) => attempt,
+        None => match create(note, now) {
+            Some(attempt) => attempt,
+            None => return 0,
+        },
+    };
+    if note.kind == Kind::Syn.code() {
+        syn(attempt, note, now);
+    } else if note.kind == Kind::SynAck.code() {
+        syn_ack(attempt, note, now);
+    } else if note.kind == Kind::Reset.code() {
+        reset(attempt, note, now);
+    } else if attempt.answered_ns == 0 && attempt.error_ns == 0 {
+        attempt.error_by = note.error_by;
+        attempt.error_kind = note.error_kind;
+        attempt.error_ns = now;
+    }
+    1
+}
+
+/// A new record, of a SYN to a port that is watched.
+#[inline(always)]
+fn create(note: &Note, now: u64) -> Option<&'static mut Attempt> {
+    if note.kind != Kind::Syn.code() || note.traffic == 0 {
+        return None;
+    }
+    let key = AttemptKey {
+        family: note.family,
+        sequence: note.sequence,
+    };
+    let Some(fresh) = crate::maps::FRESH.get_ptr_mut(note.hook) else {
+        return None;
+    };
+    // SAFETY: this CPU's own value, of this hook. Everything but these stays 0.
+    unsafe {
+        (*fresh).first_ns = now;
+        (*fresh).client = note.source;
+        (*fresh).client_port = note.ports.source;
+        (*fresh).target = note.destination;
+        (*fresh).target_port = note.ports.destination;
+        (*fresh).traffic = note.traffic - 1;
+        (*fresh).born = note.hook as u8;
+        (*fresh).direction = note.direction;
+    }
+    // SAFETY: initialised memory of the map.
+    let made = ATTEMPTS.insert(key, unsafe { &*fresh }, BPF_NOEXIST);
+    let Some(attempt) = ATTEMPTS.get_ptr_mut(key) else {
+        add(count::REFUSED * hook::LEN + note.hook);
+        return None;
+    };
+    if made.is_ok() {
+        add(count::CREATED * hook::LEN + note.hook);
+    }
+    if note.alias != note.sequence {
+        let alias = AttemptKey {
+            family: note.family,
+            sequence: note.alias,
+        };
+        // Without it, only an answer to the data is missed.
+        ATTEMPT_ALIASES.insert(alias, note.sequence, 0).ok();
+    }
+    // SAFETY: records are never freed while programs run.
+    Some(unsafe { &mut *attempt })
+}
+
+/// A SYN or SYN-ACK came again behind the answer.
+#[inline(always)]
+fn repeated(attempt: &mut Attempt, now: u64) {
+    let last = attempt.repeated_ns;
+    if attempt.answered_ns == 0 || now < last.wrapping_add(SAME_NS) {
+        return;
+    }
+    attempt.gap_ns = now - last;
+    attempt.repeats += 1;
+    attempt.repeated_ns = now;
+}
+
+#[inline(always)]
+fn syn(attempt: &mut Attempt, note: &Note, now: u64) {
+    if u32::from(attempt.born) == note.hook
+        && (attempt.client_port != note.ports.source || attempt.client != note.source)
+    {
+        // Another connection that happens to have the same number.
+        return add(count::COLLISIONS * hook::LEN + note.hook);
+    }
+    attempt.syn_ns = now;
+    repeated(attempt, now);
+    if note.stage == Stage::Arrived.code() {
+        return;
+    }
+    attempt.direction = note.direction;
+    if note.stage == Stage::Passed.code() {
+        attempt.target = note.destination;
+        attempt.target_port = note.ports.destination;
+        attempt.passed_ns = now;
+    } else {
+        attempt.location = note.location;
+        attempt.reason = note.reason;
+        attempt.class = note.class;
+        attempt.dropped_ns = now;
+    }
+}
+
+const INBOUND: u8 = Direction::Inbound as u8;
+const OUTBOUND: u8 = Direction::Outbound as u8;
+const FORWARDED: u8 = Direction::Forwarded as u8;
+
+/// Whether a packet goes towards the initiator of an attempt from where its SYN went.
+#[inline(always)]
+fn goes_back(attempt: &Attempt, direction: u8) -> bool {
+    match attempt.direction {
+        INBOUND => direction == OUTBOUND,
+        OUTBOUND => direction == INBOUND,
+        _ => direction == FORWARDED,
+    }
+}
+
+#[inline(always)]
+fn reply_dropped(attempt: &mut Attempt, note: &Note, now: u64) {
+    attempt.location = note.location;
+    attempt.reply_reason = note.reason;
+    attempt.reply_class = note.class;
+    attempt.reply_dropped_ns = now;
+}
+
+#[inline(always)]
+fn syn_ack(attempt: &mut Attempt, note: &Note, now: u64) {
+    if note.stage == Stage::Dropped.code() {
+        if attempt.answered_ns == 0 {
+            reply_dropped(attempt, note, now);
+        }
+        return;
+    }
+    // An answer to what never passed, or that goes another way, is no answer: a proxy of this host
+    // that answers for somebody else.
+    if note.stage != Stage::Passed.code()
+        || attempt.passed_ns == 0
+        || !goes_back(attempt, note.direction)
+    {
+        return;
+    }
+    if attempt.answered_ns == 0 {
+        attempt.repeated_ns = now;
+        attempt.answered_ns = now;
+    } else {
+        repeated(attempt, now);
+    }
+}
+
+#[inline(always)]
+fn reset(attempt: &mut Attempt, note: &Note, now: u64) {
+    if attempt.answered_ns != 0 || attempt.reset_ns != 0 || note.stage == Stage::Arrived.code() {
+        return;
+    }
+    // Of those that this host makes there are two: the stack's, and a rule's. The drop of the SYN says
+    // which one it is.
+    let here = note.direction == OUTBOUND;
+    if here && attempt.direction == OUTBOUND {
+        return;
+    }
+    if note.stage == Stage::Dropped.code() {
+        if !here && goes_back(attempt, note.direction) {
+            reply_dropped(attempt, note, now);
+        }
+        return;
+    }
+    attempt.reset_by = if here {
+        Maker::Here.code()
+    } else {
+        Maker::Target.code()
+    };
+    attempt.reset_ns = now;
+}
