@@ -7,6 +7,10 @@ use std::time::Duration;
 
 use monitor_common::{Direction, Family, Protocol};
 
+pub mod judge;
+pub mod totals;
+pub mod tracker;
+
 /// Defines an enum with a name for metrics and logs.
 macro_rules! named {
     ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident => $text:literal,)+ }) => {
@@ -98,8 +102,8 @@ pub struct Finished {
     pub client: SocketAddr,
     /// Whom it tried to reach, as it was seen last: behind a translation of addresses.
     pub target: SocketAddr,
-    /// The name of the kernel's drop reason, where a drop ended it.
-    pub reason: Option<String>,
+    /// The kernel's drop reason, where a drop ended it.
+    pub reason: Option<u32>,
 }
 
 impl Finished {

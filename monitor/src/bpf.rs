@@ -1,6 +1,7 @@
 //! The kernel side as the daemon sees it: facts about the running kernel, loading, attaching, maps.
 
 pub mod attach;
+pub mod attempts;
 pub mod counters;
 pub mod facts;
 pub mod features;

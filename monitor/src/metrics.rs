@@ -15,6 +15,7 @@ use crate::bpf::counters::{Counters, Snapshot};
 use crate::drop::ReasonTable;
 use crate::traffic::Traffics;
 
+pub mod attempts;
 mod families;
 mod interfaces;
 mod packets;
@@ -43,6 +44,7 @@ pub struct Source {
     /// What was exported last of each allowed series: a packet that is taken off again must not make a
     /// counter go back.
     floors: Mutex<BTreeMap<u16, (u64, u64)>>,
+    attempts: Mutex<attempts::Attempts>,
     reload_successful: AtomicBool,
     lines_lost: AtomicU64,
     states: SharedStates,
@@ -71,6 +73,7 @@ impl Source {
             traffics: RwLock::new(traffics),
             interfaces: Mutex::new(InterfaceNames::default()),
             floors: Mutex::new(BTreeMap::new()),
+            attempts: Mutex::new(attempts::Attempts::default()),
             reload_successful: AtomicBool::new(true),
             lines_lost: AtomicU64::new(0),
             states,
@@ -123,6 +126,11 @@ impl Source {
     /// The drop program was loaded late.
     pub fn drop_program_loaded(&self, ebpf: &aya::Ebpf) {
         lock(&self.counters).watch_drop_program(ebpf);
+    }
+
+    /// Changes what the metrics show of attempts.
+    pub fn with_attempts<T>(&self, change: impl FnOnce(&mut attempts::Attempts) -> T) -> T {
+        change(&mut lock(&self.attempts))
     }
 
     /// A line of the packet log was thrown away because its reader is too slow.
@@ -213,6 +221,7 @@ impl Source {
             possible(Hook::Ingress),
             measured.egress || measured.drop,
         ));
+        families.extend(attempts::families(&lock(&self.attempts), &self.traffics()));
         families.extend(families::hooks(&states));
         families.extend(families::maps(&snapshot));
         families.extend(families::losses(

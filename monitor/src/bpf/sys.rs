@@ -16,6 +16,7 @@ const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_PROG_QUERY: libc::c_long = 16;
 const BPF_RAW_TRACEPOINT_OPEN: libc::c_long = 17;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
+const BPF_MAP_DELETE_BATCH: libc::c_long = 27;
 /// `enum bpf_map_type`
 const BPF_MAP_TYPE_HASH: u32 = 1;
 /// `enum bpf_prog_type`
@@ -250,6 +251,77 @@ pub(super) fn read_empty_map_in_a_batch() -> io::Result<()> {
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
         other => other.map(drop),
     }
+}
+
+/// Reads the next entries of a hash map into `keys` and `values`, which have room for `room` of them, and
+/// gives how many there are, and where to go on: `None` at the end. `position` is where to begin.
+///
+/// ENOSPC: a chain of entries is longer than the room.
+pub(super) fn lookup_batch(
+    map: &impl AsFd,
+    position: Option<u32>,
+    keys: *mut u8,
+    values: *mut u8,
+    room: u32,
+) -> io::Result<(usize, Option<u32>)> {
+    let (mut begin, mut next) = (position.unwrap_or(0), 0_u32);
+    let mut attr = MapBatch {
+        in_batch: if position.is_some() {
+            &raw mut begin as u64
+        } else {
+            0
+        },
+        out_batch: &raw mut next as u64,
+        keys: keys as u64,
+        values: values as u64,
+        count: room,
+        map_fd: number(map)?,
+        elem_flags: 0,
+        flags: 0,
+    };
+    let position = match bpf(BPF_MAP_LOOKUP_BATCH, &mut attr) {
+        Ok(_) => Some(next),
+        // The end of the map: what it had is here.
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => None,
+        Err(error) => return Err(error),
+    };
+    Ok((
+        usize::try_from(attr.count).map_err(io::Error::other)?,
+        position,
+    ))
+}
+
+/// Deletes entries; those that are not there are left out. Gives up at the first other error.
+pub(super) fn delete_batch(
+    map: &impl AsFd,
+    keys: *const u8,
+    size: usize,
+    count: usize,
+) -> io::Result<()> {
+    let mut done = 0;
+    while done < count {
+        // SAFETY: within the keys, by the caller's word.
+        let from = unsafe { keys.add(done * size) };
+        let mut attr = MapBatch {
+            in_batch: 0,
+            out_batch: 0,
+            keys: from as u64,
+            values: 0,
+            count: u32::try_from(count - done).map_err(io::Error::other)?,
+            map_fd: number(map)?,
+            elem_flags: 0,
+            flags: 0,
+        };
+        match bpf(BPF_MAP_DELETE_BATCH, &mut attr) {
+            Ok(_) => return Ok(()),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
+                // The first that is not there ends the call.
+                done += usize::try_from(attr.count).map_err(io::Error::other)? + 1;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 #[repr(C)]

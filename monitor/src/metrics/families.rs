@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 
 use prometheus::core::Desc;
-use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::proto::{
+    Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
+};
 
 use super::KernelInfo;
 use crate::bpf::attach::HookStates;
@@ -41,6 +43,22 @@ names! {
     MAP_FULL: COUNTER "map_full_total" "How often a map of the kernel programs had no room for a new entry.";
     EVENTS_LOST: COUNTER "events_lost_total" "Events that were thrown away: packets, because the ring buffer to the daemon was full; packet_log, because the reader of the log was too slow; drops, because an interrupt came while the drop program ran, so that freed packets of any kind were not looked at.";
     LOG_SUPPRESSED: COUNTER "log_suppressed_total" "Events that the rate limit kept out of the log.";
+    ATTEMPTS: COUNTER "attempts_total" "Attempts to open a connection that ended, by how, and by who ended them. Repeated packets of one attempt add nothing.";
+    HANDSHAKE: HISTOGRAM "handshake_seconds" "Time from the first packet of an established attempt to the answer that passed.";
+    ATTEMPTS_LOST: COUNTER "attempts_lost_total" "Attempts that were not followed to their end: table, because newer ones took their place in a full table; collision, because another one had the same initial sequence number; refused, because no record could be made.";
+    STATE: GAUGE "state" "1 for the state that a traffic is in, in one direction; 0 for the others.";
+    BLOCKED_BY: GAUGE "blocked_by" "1 for who ended most of the failed attempts of the window; 0 for the others.";
+    WINDOW_ATTEMPTS: GAUGE "window_attempts" "Attempts of the sliding window, by result.";
+    WINDOW_PAIRS: GAUGE "window_peer_pairs" "Pairs of client and target with attempts in the sliding window, by result.";
+    STATE_SINCE: GAUGE "state_since_timestamp_seconds" "Since when the state is what it is; 0 where it was never another.";
+    BLOCKED_SINCE: GAUGE "blocked_since_timestamp_seconds" "The first failed attempt after the last success, while the state is blocked; 0 otherwise.";
+    LAST_SUCCESS: GAUGE "last_success_timestamp_seconds" "When an attempt last succeeded; 0 for never.";
+    LAST_ATTEMPT: GAUGE "last_attempt_timestamp_seconds" "When an attempt last ended; 0 for never.";
+    EVALUATION: GAUGE "evaluation_timestamp_seconds" "When states were last computed.";
+    CONNTRACK_ENTRIES: GAUGE "conntrack_entries" "Entries of the connection table of this network namespace.";
+    CONNTRACK_LIMIT: GAUGE "conntrack_limit" "The most entries that the connection table takes.";
+    RULESET_CHANGES: COUNTER "ruleset_changes_total" "Changes of firewall rules that were noticed: transactions that touched rules and chains, and those that touched sets.";
+    RULESET_CHANGE: GAUGE "ruleset_last_change_timestamp_seconds" "When a change of firewall rules was last noticed; 0 for never.";
     BUILD_INFO: GAUGE "build_info" "Version and source revision of peerwatch.";
     KERNEL_INFO: GAUGE "kernel_info" "The running kernel, and whether it offers BTF and drop reasons.";
     RELOAD: GAUGE "config_last_reload_successful" "Whether the configuration was good when it was last loaded.";
@@ -81,17 +99,7 @@ impl Family {
         reason = "the format has floats; they are exact up to 2^53"
     )]
     pub(super) fn add(&mut self, labels: &[(&str, &str)], value: u64) {
-        let mut metric = Metric::from_label(
-            labels
-                .iter()
-                .map(|(name, value)| {
-                    let mut pair = LabelPair::default();
-                    pair.set_name((*name).to_owned());
-                    pair.set_value((*value).to_owned());
-                    pair
-                })
-                .collect(),
-        );
+        let mut metric = labelled(labels);
         if self.name.kind == MetricType::COUNTER {
             let mut counter = Counter::default();
             counter.set_value(value as f64);
@@ -104,6 +112,43 @@ impl Family {
         self.metrics.push(metric);
     }
 
+    /// Adds one series of a gauge with a fraction.
+    pub(super) fn add_fraction(&mut self, labels: &[(&str, &str)], value: f64) {
+        let mut metric = labelled(labels);
+        let mut gauge = Gauge::default();
+        gauge.set_value(value);
+        metric.set_gauge(gauge);
+        self.metrics.push(metric);
+    }
+
+    /// Adds one series of a histogram: upper bounds with how many are at or below each, then the sum and
+    /// the number of all.
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "the format has floats; they are exact up to 2^53"
+    )]
+    pub(super) fn add_histogram(
+        &mut self,
+        labels: &[(&str, &str)],
+        buckets: impl Iterator<Item = (f64, u64)>,
+        sum: f64,
+        count: u64,
+    ) {
+        let mut metric = labelled(labels);
+        let mut histogram = Histogram::default();
+        let buckets = buckets.map(|(bound, count)| {
+            let mut bucket = Bucket::default();
+            bucket.set_upper_bound(bound);
+            bucket.set_cumulative_count(count);
+            bucket
+        });
+        histogram.set_bucket(buckets.collect());
+        histogram.set_sample_sum(sum);
+        histogram.set_sample_count(count);
+        metric.set_histogram(histogram);
+        self.metrics.push(metric);
+    }
+
     pub(super) fn into_proto(self) -> MetricFamily {
         let mut family = MetricFamily::default();
         family.set_name(self.name.full.to_owned());
@@ -112,6 +157,20 @@ impl Family {
         family.set_metric(self.metrics);
         family
     }
+}
+
+fn labelled(labels: &[(&str, &str)]) -> Metric {
+    Metric::from_label(
+        labels
+            .iter()
+            .map(|(name, value)| {
+                let mut pair = LabelPair::default();
+                pair.set_name((*name).to_owned());
+                pair.set_value((*value).to_owned());
+                pair
+            })
+            .collect(),
+    )
 }
 
 pub(super) fn hooks(states: &HookStates) -> [Family; 2] {

@@ -1,0 +1,329 @@
+//! The attempts that the kernel programs follow, from one reading of their map to the next.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use monitor_common::attempt::{Attempt, AttemptKey, Maker};
+use monitor_common::{Direction, Family, Protocol};
+
+use super::judge::{Judgement, World, judge};
+use super::{BlockedBy, Finished, Outcome};
+
+/// How long a finished attempt keeps its key after its last SYN: a client repeats one for over two
+/// minutes.
+const KEEP: Duration = Duration::from_secs(130);
+
+/// How long a packet from a host proves that it is alive.
+const ALIVE: Duration = Duration::from_secs(300);
+
+/// How many unanswered attempts, hosts and finished keys are remembered at most; the oldest are forgotten.
+const REMEMBERED: usize = 262_144;
+
+/// How many clients must fail towards how many live targets, so that other targets count as alive too.
+const CLIENTS: usize = 3;
+const TARGETS: usize = 2;
+
+/// A finished attempt that may still be repeated.
+#[derive(Debug)]
+struct Done {
+    /// `first_ns` of its record: another one is a record that was made again.
+    first_ns: u64,
+    last: Duration,
+    succeeded: bool,
+}
+
+/// An answer that came after the attempt was judged.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Late {
+    /// Index of the traffic.
+    pub traffic: u8,
+    /// Direction of the attempt.
+    pub direction: Direction,
+    /// When the answer passed, on the monotonic clock.
+    pub at: Duration,
+}
+
+/// What came of one reading.
+#[derive(Debug, Default)]
+pub struct Scan {
+    /// Attempts that ended.
+    pub finished: Vec<Finished>,
+    /// Answers to attempts that had ended.
+    pub late: Vec<Late>,
+    /// Records that are needed no more.
+    pub forget: Vec<AttemptKey>,
+}
+
+/// What is known of the connection table.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Table {
+    /// Whether it refused a connection since the last reading.
+    pub refused: bool,
+    /// The addresses of `nft_do_chain`: a rule that drops does it there, where the kernel tells.
+    pub chain: Option<(u64, u64)>,
+}
+
+/// Attempts and the hosts that they reach.
+#[derive(Debug, Default)]
+pub struct Tracker {
+    done: HashMap<AttemptKey, Done>,
+    order: VecDeque<AttemptKey>,
+    alive: HashMap<IpAddr, Duration>,
+    /// Unanswered attempts: when, client, target.
+    unanswered: VecDeque<(Duration, IpAddr, IpAddr)>,
+    /// Records that ended, or that were made again for an attempt that had.
+    accounted: u64,
+    live: u64,
+    lost: u64,
+    last_lost: u64,
+}
+
+/// The address of a record.
+#[must_use]
+pub fn address(bytes: [u8; 16]) -> IpAddr {
+    Ipv6Addr::from(bytes).to_canonical()
+}
+
+struct View<'a> {
+    tracker: &'a Tracker,
+    table: Table,
+    now: Duration,
+}
+
+impl World for View<'_> {
+    fn is_table_full(&self, location: u64) -> bool {
+        let by_a_chain = self
+            .table
+            .chain
+            .is_some_and(|(start, end)| (start..end).contains(&location));
+        self.table.refused && !by_a_chain
+    }
+
+    fn is_alive(&self, attempt: &Attempt) -> bool {
+        self.tracker.is_alive(address(attempt.target), self.now) || self.tracker.many_fail(self.now)
+    }
+}
+
+impl Tracker {
+    /// Takes one reading of the map. `created` is how many records had been made when the reading began.
+    pub fn scan(
+        &mut self,
+        now: Duration,
+        created: u64,
+        entries: impl Iterator<Item = (AttemptKey, Attempt)>,
+        table: Table,
+    ) -> Scan {
+        let mut scan = Scan::default();
+        let mut live = 0;
+        for (key, attempt) in entries {
+            self.note_life(&attempt);
+            if let Some(done) = self.done.get_mut(&key) {
+                if done.first_ns != attempt.first_ns {
+                    // It had been pushed out of the map, and its SYN came again.
+                    done.first_ns = attempt.first_ns;
+                    self.accounted += 1;
+                }
+                done.last = Duration::from_nanos(attempt.syn_ns.max(attempt.repeated_ns));
+                if !done.succeeded && attempt.answered_ns != 0 {
+                    done.succeeded = true;
+                    if let Some(late) = late(&attempt) {
+                        scan.late.push(late);
+                    }
+                }
+                if now.saturating_sub(done.last) >= KEEP {
+                    scan.forget.push(key);
+                }
+                continue;
+            }
+            let view = View {
+                tracker: self,
+                table,
+                now,
+            };
+            match judge(&attempt, now, &view) {
+                Judgement::Pending => live += 1,
+                Judgement::Vanished => {
+                    self.accounted += 1;
+                    scan.forget.push(key);
+                }
+                Judgement::Ended {
+                    outcome,
+                    blocked_by,
+                    reason,
+                } => {
+                    self.accounted += 1;
+                    let finished = finished(key, &attempt, outcome, blocked_by, now);
+                    self.end(key, &attempt, outcome, finished.as_ref());
+                    scan.finished
+                        .extend(finished.map(|finished| (finished, reason)).map(with_reason));
+                }
+            }
+        }
+        for key in &scan.forget {
+            self.done.remove(key);
+        }
+        self.live = live;
+        self.expire(now);
+        let lost = created.saturating_sub(self.accounted + live);
+        // A reading that runs beside the programs may miss one: only what two readings miss is lost.
+        self.lost = self.lost.max(lost.min(self.last_lost));
+        self.last_lost = lost;
+        scan
+    }
+
+    /// How many attempts were pushed out of the map before they could be judged.
+    #[must_use]
+    pub const fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    /// How many are followed now.
+    #[must_use]
+    pub const fn live(&self) -> u64 {
+        self.live
+    }
+
+    /// A packet of a host was seen.
+    pub fn is_seen(&mut self, host: IpAddr, at: Duration) {
+        let last = self.alive.entry(host).or_default();
+        *last = (*last).max(at);
+    }
+
+    /// Whether a packet of a host was seen within the last 5 minutes.
+    #[must_use]
+    pub fn is_alive(&self, host: IpAddr, now: Duration) -> bool {
+        self.alive
+            .get(&host)
+            .is_some_and(|last| now.saturating_sub(*last) < ALIVE)
+    }
+
+    /// The hosts that did not answer lately, each once.
+    #[must_use]
+    pub fn silent_hosts(&self) -> HashSet<IpAddr> {
+        self.unanswered
+            .iter()
+            .map(|(_, _, target)| *target)
+            .collect()
+    }
+
+    /// Whether so much fails that something beyond this host is the cause.
+    fn many_fail(&self, now: Duration) -> bool {
+        let mut clients = HashSet::new();
+        let mut targets = HashSet::new();
+        for (_, client, target) in &self.unanswered {
+            if self.is_alive(*target, now) {
+                clients.insert(client);
+                targets.insert(target);
+                if clients.len() >= CLIENTS && targets.len() >= TARGETS {
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    /// Takes what a record says of its target's life.
+    fn note_life(&mut self, attempt: &Attempt) {
+        let by_target = |by: u8, ns: u64| if by == Maker::Target.code() { ns } else { 0 };
+        let mut last = by_target(attempt.reset_by, attempt.reset_ns)
+            .max(by_target(attempt.error_by, attempt.error_ns));
+        if attempt.direction != Direction::Inbound.code() {
+            last = last.max(attempt.answered_ns).max(attempt.reply_dropped_ns);
+        }
+        if last != 0 {
+            self.is_seen(address(attempt.target), Duration::from_nanos(last));
+        }
+    }
+
+    fn end(
+        &mut self,
+        key: AttemptKey,
+        attempt: &Attempt,
+        outcome: Outcome,
+        finished: Option<&Finished>,
+    ) {
+        let done = Done {
+            first_ns: attempt.first_ns,
+            last: Duration::from_nanos(attempt.syn_ns.max(attempt.repeated_ns)),
+            succeeded: outcome == Outcome::Established || attempt.answered_ns != 0,
+        };
+        self.done.insert(key, done);
+        self.order.push_back(key);
+        if outcome == Outcome::Unanswered
+            && let Some(finished) = finished
+        {
+            self.unanswered
+                .push_back((finished.ended, finished.client.ip(), finished.target.ip()));
+        }
+    }
+
+    fn expire(&mut self, now: Duration) {
+        while let Some(key) = self.order.front() {
+            match self.done.get(key) {
+                Some(done)
+                    if now.saturating_sub(done.last) < KEEP && self.order.len() <= REMEMBERED =>
+                {
+                    break;
+                }
+                _ => {
+                    self.done.remove(key);
+                    self.order.pop_front();
+                }
+            }
+        }
+        let old = |at: Duration| now.saturating_sub(at) >= ALIVE;
+        while self.unanswered.front().is_some_and(|(at, _, _)| old(*at))
+            || self.unanswered.len() > REMEMBERED
+        {
+            self.unanswered.pop_front();
+        }
+        if self.alive.len() > REMEMBERED || self.alive.values().any(|at| old(*at)) {
+            self.alive.retain(|_, at| !old(*at));
+        }
+    }
+}
+
+fn with_reason((finished, reason): (Finished, Option<u32>)) -> Finished {
+    Finished { reason, ..finished }
+}
+
+fn late(attempt: &Attempt) -> Option<Late> {
+    Some(Late {
+        traffic: attempt.traffic,
+        direction: Direction::from_code(attempt.direction)?,
+        at: Duration::from_nanos(attempt.answered_ns),
+    })
+}
+
+/// `None` for codes that no kernel program of this version writes.
+fn finished(
+    key: AttemptKey,
+    attempt: &Attempt,
+    outcome: Outcome,
+    blocked_by: BlockedBy,
+    now: Duration,
+) -> Option<Finished> {
+    let family = Family::from_code(u8::try_from(key.family).ok()?)?;
+    let first = Duration::from_nanos(attempt.first_ns);
+    let handshake = (outcome == Outcome::Established)
+        .then(|| Duration::from_nanos(attempt.answered_ns).saturating_sub(first));
+    let end = |bytes, port| SocketAddr::new(address(bytes), u16::from_be(port));
+    Some(Finished {
+        traffic: attempt.traffic,
+        protocol: Protocol::Tcp,
+        family,
+        direction: Direction::from_code(attempt.direction)?,
+        outcome,
+        blocked_by,
+        first,
+        ended: now,
+        handshake,
+        client: end(attempt.client, attempt.client_port),
+        target: end(attempt.target, attempt.target_port),
+        reason: None,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,138 @@
+//! Reading the attempts out of the map in which the kernel programs follow them.
+
+use std::io;
+use std::os::fd::AsFd as _;
+
+use aya::Ebpf;
+use aya::maps::{Map, MapData, PerCpuArray};
+use monitor_common::attempt::{Attempt, AttemptKey, count, hook};
+
+use super::counters::ReadError;
+use super::sys;
+use super::tables::{TableError, take};
+
+/// How many entries are read at once.
+const ROOM: usize = 4096;
+
+/// What was counted of attempts since the programs were loaded.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Counted {
+    /// Records that were made.
+    pub created: u64,
+    /// SYNs of another connection with the number of one that is followed.
+    pub collisions: u64,
+    /// SYNs for which no record could be made.
+    pub refused: u64,
+}
+
+/// The map of attempts.
+pub struct AttemptMap {
+    map: MapData,
+    counts: PerCpuArray<MapData, u64>,
+    keys: Vec<AttemptKey>,
+    values: Vec<Attempt>,
+}
+
+impl std::fmt::Debug for AttemptMap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AttemptMap").finish_non_exhaustive()
+    }
+}
+
+impl AttemptMap {
+    /// Takes the maps out of a loaded object.
+    ///
+    /// # Errors
+    ///
+    /// Where the object lacks one.
+    pub fn new(ebpf: &mut Ebpf) -> Result<Self, TableError> {
+        Ok(Self {
+            map: match ebpf.take_map("ATTEMPTS") {
+                Some(Map::LruHashMap(map)) => map,
+                _ => return Err(TableError::NoMap("ATTEMPTS")),
+            },
+            counts: take(ebpf, "ATTEMPT_COUNTS")?,
+            keys: Vec::new(),
+            values: Vec::new(),
+        })
+    }
+
+    /// What was counted so far.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel said.
+    pub fn counted(&self) -> Result<Counted, ReadError> {
+        let read = |what: u32| {
+            let mut sum = 0;
+            for hook in 0..hook::LEN {
+                let values = self.counts.get(&(what * hook::LEN + hook), 0);
+                let values = values.map_err(|source| ReadError {
+                    map: "ATTEMPT_COUNTS",
+                    source,
+                })?;
+                sum += values.iter().sum::<u64>();
+            }
+            Ok(sum)
+        };
+        Ok(Counted {
+            created: read(count::CREATED)?,
+            collisions: read(count::COLLISIONS)?,
+            refused: read(count::REFUSED)?,
+        })
+    }
+
+    /// Everything that is in the map.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel said.
+    pub fn read(&mut self) -> io::Result<Vec<(AttemptKey, Attempt)>> {
+        let none = AttemptKey {
+            family: 0,
+            sequence: 0,
+        };
+        let mut entries = Vec::new();
+        let mut position = None;
+        let mut room = self.keys.len().max(ROOM);
+        loop {
+            self.keys.resize(room, none);
+            self.values.resize(room, Attempt::default());
+            let read = sys::lookup_batch(
+                &self.map.fd().as_fd(),
+                position,
+                self.keys.as_mut_ptr().cast(),
+                self.values.as_mut_ptr().cast(),
+                u32::try_from(room).map_err(io::Error::other)?,
+            );
+            let (count, next) = match read {
+                Ok(read) => read,
+                Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && room < 1 << 20 => {
+                    room *= 2;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let read = self.keys.iter().zip(&self.values).take(count);
+            entries.extend(read.map(|(key, value)| (*key, *value)));
+            if next.is_none() {
+                return Ok(entries);
+            }
+            position = next;
+        }
+    }
+
+    /// Takes entries out of the map.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel said.
+    pub fn forget(&self, keys: &[AttemptKey]) -> io::Result<()> {
+        sys::delete_batch(
+            &self.map.fd().as_fd(),
+            keys.as_ptr().cast(),
+            size_of::<AttemptKey>(),
+            keys.len(),
+        )
+    }
+}
