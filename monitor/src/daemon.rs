@@ -9,6 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
+use crate::attempt::tracker::Table;
 use crate::bpf::attach::SharedStates;
 use crate::bpf::kernel::BtfFileError;
 use crate::bpf::load;
@@ -20,6 +21,7 @@ use crate::link::{LinkError, LinkEvent, LinkWatcher};
 use crate::metrics::{Exporter, Source};
 use crate::preflight::{self, PreflightError};
 
+mod attempts;
 mod clsact;
 mod coverage;
 mod events;
@@ -154,6 +156,7 @@ pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunErro
         mut places,
         source,
         mut packet_log,
+        mut attempts,
         diagnostics,
     } = start::prepare(&config)?;
     let states = hooks.states();
@@ -178,6 +181,8 @@ pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunErro
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     tick.tick().await;
+    let mut reading = tokio::time::interval(attempts::INTERVAL);
+    reading.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut demand = false;
     let mut failure = None;
     loop {
@@ -191,6 +196,10 @@ pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunErro
             },
             event = watcher.next() => interfaces.follow(&mut hooks, event),
             () = packet_log.ready() => packet_log.drain(&source),
+            _ = reading.tick() => {
+                let news = attempts.read(&source, Table::default());
+                packet_log.attempts(&news.finished, &source);
+            }
             _ = tick.tick() => {
                 report(&source, &mut packet_log, &mut demand);
                 coverage::retry(&mut hooks, &interfaces, &source);

@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+mod attempt;
 mod packet;
 #[cfg(test)]
 mod tests;
-mod time;
+pub(crate) mod time;
 
 pub use packet::Packet;
 

@@ -47,6 +47,7 @@ pub struct Source {
     attempts: Mutex<attempts::Attempts>,
     reload_successful: AtomicBool,
     lines_lost: AtomicU64,
+    attempts_suppressed: AtomicU64,
     states: SharedStates,
     reasons: Arc<ReasonTable>,
     kernel: KernelInfo,
@@ -76,6 +77,7 @@ impl Source {
             attempts: Mutex::new(attempts::Attempts::default()),
             reload_successful: AtomicBool::new(true),
             lines_lost: AtomicU64::new(0),
+            attempts_suppressed: AtomicU64::new(0),
             states,
             reasons,
             kernel,
@@ -131,6 +133,11 @@ impl Source {
     /// Changes what the metrics show of attempts.
     pub fn with_attempts<T>(&self, change: impl FnOnce(&mut attempts::Attempts) -> T) -> T {
         change(&mut lock(&self.attempts))
+    }
+
+    /// The rate limit kept the line of an attempt out of the log.
+    pub fn attempt_suppressed(&self) {
+        self.attempts_suppressed.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A line of the packet log was thrown away because its reader is too slow.
@@ -227,6 +234,7 @@ impl Source {
         families.extend(families::losses(
             &snapshot,
             self.lines_lost.load(Ordering::Relaxed),
+            self.attempts_suppressed.load(Ordering::Relaxed),
         ));
         families.extend(families::info(
             &self.kernel,

@@ -1,7 +1,7 @@
 //! The packet log and the kernel programs' own diagnostics, out of their ring buffers.
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aya::Ebpf;
 use aya::maps::{MapData, RingBuf};
@@ -12,6 +12,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tracing::warn;
 
+use crate::attempt::{Finished, Outcome};
 use crate::config::{BpfLog, Config, LogFormat};
 use crate::log::{self, EventLog, Format, Names, Packet, RateLimit};
 use crate::metrics::Source;
@@ -26,6 +27,8 @@ const LAST_LINES: Duration = Duration::from_millis(500);
 enum Line {
     Packet(Box<Packet>, PacketNames),
     Suppressed(u64, Duration),
+    Attempt(Box<Finished>, PacketNames),
+    AttemptsSuppressed(u64, Duration),
 }
 
 /// The names of one packet, looked up when it came: later they may be others'.
@@ -57,6 +60,39 @@ pub(super) struct PacketLog {
     writer: tokio::task::JoinHandle<()>,
     suppressed: u64,
     lost: u64,
+    attempts: Bucket,
+    attempts_suppressed: u64,
+}
+
+/// The rate limit of lines that the daemon itself makes: a bucket of as many as may come at once.
+struct Bucket {
+    per_second: f64,
+    burst: f64,
+    left: f64,
+    filled: Instant,
+}
+
+impl Bucket {
+    fn new(limit: RateLimit) -> Self {
+        Self {
+            per_second: f64::from(limit.per_second),
+            burst: f64::from(limit.burst),
+            left: f64::from(limit.burst),
+            filled: Instant::now(),
+        }
+    }
+
+    /// Whether one more may come now.
+    fn take(&mut self) -> bool {
+        let passed = self.filled.elapsed().as_secs_f64();
+        self.filled = Instant::now();
+        self.left = (self.left + passed * self.per_second).min(self.burst);
+        if self.left < 1.0 {
+            return false;
+        }
+        self.left -= 1.0;
+        true
+    }
 }
 
 fn take_ring(ebpf: &mut Ebpf, name: &str) -> io::Result<RingBuf<MapData>> {
@@ -86,6 +122,10 @@ impl PacketLog {
                 match line {
                     Line::Packet(packet, names) => log.packet(&packet, &names),
                     Line::Suppressed(count, interval) => log.suppressed(count, interval, limit),
+                    Line::Attempt(finished, names) => log.attempt(&finished, &names),
+                    Line::AttemptsSuppressed(count, interval) => {
+                        log.attempts_suppressed(count, interval);
+                    }
                 }
             }
             if log.write_errors() > 0 {
@@ -101,6 +141,8 @@ impl PacketLog {
             writer,
             suppressed: 0,
             lost: 0,
+            attempts: Bucket::new(limit),
+            attempts_suppressed: 0,
         })
     }
 
@@ -133,18 +175,49 @@ impl PacketLog {
                     .map(|(reason, _)| source.reason_name(reason))
                     .unwrap_or_default(),
             };
-            if let Some(lines) = &self.lines
-                && lines
-                    .try_send(Line::Packet(Box::new(packet), names))
-                    .is_err()
-            {
-                source.line_lost();
+            send(
+                self.lines.as_ref(),
+                Line::Packet(Box::new(packet), names),
+                source,
+            );
+        }
+    }
+
+    /// Writes a line for each attempt that failed, as far as the rate goes.
+    pub(super) fn attempts(&mut self, finished: &[Finished], source: &Source) {
+        let failed = |finished: &&Finished| finished.outcome != Outcome::Established;
+        let traffics = source.traffics();
+        for finished in finished.iter().filter(failed) {
+            if !self.attempts.take() {
+                self.attempts_suppressed += 1;
+                source.attempt_suppressed();
+                continue;
             }
+            let names = PacketNames {
+                traffic: traffics
+                    .get(finished.traffic)
+                    .map(|traffic| traffic.name.clone()),
+                interface: None,
+                reason: finished
+                    .reason
+                    .map(|reason| source.reason_name(reason))
+                    .unwrap_or_default(),
+            };
+            let line = Line::Attempt(Box::new(finished.clone()), names);
+            send(self.lines.as_ref(), line, source);
         }
     }
 
     /// Says what was held back or lost since the last time.
     pub(super) fn report(&mut self, losses: &[u64; loss::LEN as usize], interval: Duration) {
+        if self.attempts_suppressed > 0
+            && let Some(lines) = &self.lines
+        {
+            let line = Line::AttemptsSuppressed(self.attempts_suppressed, interval);
+            if lines.try_send(line).is_ok() {
+                self.attempts_suppressed = 0;
+            }
+        }
         let suppressed = losses[loss::LOG_SUPPRESSED as usize];
         if suppressed > self.suppressed
             && let Some(lines) = &self.lines
@@ -171,6 +244,15 @@ impl PacketLog {
         if tokio::time::timeout(LAST_LINES, self.writer).await.is_err() {
             warn!("the reader of the packet log does not read: its last lines are lost");
         }
+    }
+}
+
+/// Hands a line to the writer; one that finds no room is counted.
+fn send(lines: Option<&mpsc::Sender<Line>>, line: Line, source: &Source) {
+    if let Some(lines) = lines
+        && lines.try_send(line).is_err()
+    {
+        source.line_lost();
     }
 }
 

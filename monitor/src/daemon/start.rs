@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use tracing::{debug, warn};
 
+use super::attempts::Attempts;
 use super::events::{Diagnostics, PacketLog};
 use super::{RunError, coverage, places, system};
 use crate::bpf::attach::Hooks;
+use crate::bpf::attempts::AttemptMap;
 use crate::bpf::counters::Counters;
 use crate::bpf::features::{Feature, Features, LEFT_OUT};
 use crate::bpf::kernel::Kernel;
@@ -25,6 +27,7 @@ pub(super) struct Prepared {
     pub(super) places: places::Watched,
     pub(super) source: Arc<Source>,
     pub(super) packet_log: PacketLog,
+    pub(super) attempts: Attempts,
     pub(super) diagnostics: Option<Diagnostics>,
 }
 
@@ -89,6 +92,7 @@ pub(super) fn prepare(config: &Config) -> Result<Prepared, RunError> {
     tables.set_reasons(kernel.reasons.infos())?;
     let places = places::Watched::new(kernel.reasons.clone(), &mut tables)?;
     let counters = Counters::new(&mut loaded.ebpf)?;
+    let attempts = Attempts::new(AttemptMap::new(&mut loaded.ebpf)?);
     let packet_log = PacketLog::new(&mut loaded.ebpf, config)
         .map_err(system("the ring buffer of packet events cannot be read"))?;
     let diagnostics = Diagnostics::new(&mut loaded.ebpf, config.bpf_log).map_err(system(
@@ -108,6 +112,7 @@ pub(super) fn prepare(config: &Config) -> Result<Prepared, RunError> {
         places,
         source,
         packet_log,
+        attempts,
         diagnostics,
     })
 }

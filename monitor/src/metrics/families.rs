@@ -199,7 +199,11 @@ pub(super) fn maps(snapshot: &Snapshot) -> [Family; 3] {
     [entries, capacity, full]
 }
 
-pub(super) fn losses(snapshot: &Snapshot, lines_lost: u64) -> [Family; 2] {
+pub(super) fn losses(
+    snapshot: &Snapshot,
+    lines_lost: u64,
+    attempts_suppressed: u64,
+) -> [Family; 2] {
     let labels = [("stream", "packets")];
     let mut lost = Family::new(EVENTS_LOST);
     lost.add(&labels, snapshot.losses[loss::EVENT_LOST as usize]);
@@ -209,6 +213,7 @@ pub(super) fn losses(snapshot: &Snapshot, lines_lost: u64) -> [Family; 2] {
     }
     let mut suppressed = Family::new(LOG_SUPPRESSED);
     suppressed.add(&labels, snapshot.losses[loss::LOG_SUPPRESSED as usize]);
+    suppressed.add(&[("stream", "attempts")], attempts_suppressed);
     [lost, suppressed]
 }
 

@@ -1,0 +1,96 @@
+//! Attempts at work: twice a second their map is read, and what ended is counted and told.
+
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
+use tracing::{debug, warn};
+
+use crate::attempt::Finished;
+use crate::attempt::tracker::{Late, Table, Tracker};
+use crate::bpf::attempts::AttemptMap;
+use crate::metrics::Source;
+
+/// How often the map is read.
+pub(super) const INTERVAL: Duration = Duration::from_millis(500);
+
+/// What came of one reading.
+#[derive(Debug, Default)]
+pub(super) struct News {
+    /// Attempts that ended.
+    pub(super) finished: Vec<Finished>,
+    /// Answers to attempts that had ended.
+    pub(super) late: Vec<Late>,
+}
+
+/// The attempts that are followed.
+#[derive(Debug)]
+pub(super) struct Attempts {
+    map: AttemptMap,
+    tracker: Tracker,
+    /// Whether the last reading failed: said once.
+    failed: bool,
+}
+
+/// The time now on the clock of the kernel programs.
+pub(super) fn monotonic() -> Duration {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
+}
+
+impl Attempts {
+    pub(super) fn new(map: AttemptMap) -> Self {
+        Self {
+            map,
+            tracker: Tracker::default(),
+            failed: false,
+        }
+    }
+
+    /// Reads the map and takes what ended into the metrics.
+    pub(super) fn read(&mut self, source: &Source, table: Table) -> News {
+        match self.try_read(source, table) {
+            Ok(news) => {
+                self.failed = false;
+                news
+            }
+            Err(error) => {
+                if !self.failed {
+                    warn!("attempts can't be followed at the moment: {error}");
+                }
+                self.failed = true;
+                News::default()
+            }
+        }
+    }
+
+    fn try_read(&mut self, source: &Source, table: Table) -> Result<News, String> {
+        // Read before the records: what is made in between is of the next reading.
+        let counted = self.map.counted().map_err(|error| error.to_string())?;
+        let now = monotonic();
+        let entries = self.map.read().map_err(|error| error.to_string())?;
+        let scan = self
+            .tracker
+            .scan(now, counted.created, entries.into_iter(), table);
+        if !scan.forget.is_empty()
+            && let Err(error) = self.map.forget(&scan.forget)
+        {
+            debug!("records of attempts could not be deleted: {error}");
+        }
+        source.with_attempts(|attempts| {
+            for finished in &scan.finished {
+                attempts.totals.add(finished);
+            }
+            attempts.counted = counted;
+            attempts.lost = self.tracker.lost();
+            attempts.live = self.tracker.live();
+        });
+        Ok(News {
+            finished: scan.finished,
+            late: scan.late,
+        })
+    }
+
+    /// How many attempts were lost so far.
+    pub(super) const fn lost(&self) -> u64 {
+        self.tracker.lost()
+    }
+}
