@@ -229,7 +229,8 @@ impl Summary {
 
     /// The numbers by outcome, in the order of [`Outcome::ALL`].
     pub(super) fn outcomes(&self) -> [u64; OUTCOMES] {
-        self.counts.map(|row| row.iter().copied().map(u64::from).sum())
+        self.counts
+            .map(|row| row.iter().copied().map(u64::from).sum())
     }
 
     /// Who ended most of the attempts that failed, those that a policy ended alone or all; of equals

@@ -141,10 +141,6 @@ proptest! {
     ) {
         for Evaluation { memory, evidence } in life(&steps, &thresholds, limit).1 {
             prop_assert_eq!(memory.blocked_since().is_some(), memory.state == State::Blocked);
-            prop_assert!(memory.state != State::Blocked || memory.blocked_by != BlockedBy::None
-                // Of a combination that no attempt has in life.
-                || evidence.failing_pairs.iter().any(|pair| pair.blocked_by == BlockedBy::None)
-                || evidence.attempts.policy == 0 || evidence.without_peers > 0);
             prop_assert_eq!(evidence.outcomes.iter().sum::<u64>(), evidence.attempts.total());
             prop_assert!(evidence.failing_pairs.len() <= 3);
         }
