@@ -9,8 +9,8 @@ use std::sync::LazyLock;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{
-    BpfLog, ConfigError, LogFormat, LogLevel, LogPackets, Pattern, listen, log_rate_text, switch,
-    wanted,
+    BpfLog, ConfigError, LogFormat, LogLevel, LogPackets, Pattern, listen, log_rate_text,
+    max_attempts_text, switch, wanted,
 };
 
 /// The revision that the binary was built from, for `--version` and `build_info`.
@@ -93,6 +93,10 @@ pub struct RunFlags {
     #[arg(long, value_name = "GLOB")]
     pub exclude_interface: Vec<Pattern>,
 
+    /// How many attempts to open a connection are followed at once in the kernel [default: 65536].
+    #[arg(long, value_name = "N", value_parser = max_attempts_text)]
+    pub max_attempts: Option<u32>,
+
     /// Which packets go to the event log on standard output [default: dropped].
     #[arg(long, value_enum, value_name = "WHICH")]
     pub log_packets: Option<LogPackets>,
@@ -167,6 +171,7 @@ mod tests {
             "--interface",
             "wan",
             "--exclude-interface=lo",
+            "--max-attempts=2048",
             "--log-packets=none",
             "--log-packets-rate=5",
             "--log-packets-burst=6",
@@ -188,6 +193,7 @@ mod tests {
             ["eth*", "wan"]
         );
         assert_eq!(flags.exclude_interface.len(), 1);
+        assert_eq!(flags.max_attempts, Some(2048));
         assert_eq!(flags.log_packets, Some(LogPackets::None));
         assert_eq!(
             (flags.log_packets_rate, flags.log_packets_burst),
@@ -217,6 +223,10 @@ mod tests {
             (
                 "--log-packets=some",
                 "[possible values: dropped, allowed, all, none]",
+            ),
+            (
+                "--max-attempts=100",
+                "100 is not from 1024 to 1048576 attempts",
             ),
             ("--log-packets-rate=0", "0 is not from 1 to 1000000"),
             (

@@ -8,6 +8,8 @@ mod interfaces;
 mod options;
 #[cfg(test)]
 mod tests;
+mod traffics;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -19,8 +21,8 @@ use std::str::FromStr;
 pub use error::ConfigError;
 pub use interfaces::{InterfaceFilter, LOOPBACK, Pattern, wanted};
 pub use options::{
-    BpfLog, DEFAULT_LISTEN, LogFormat, LogLevel, LogPackets, MAX_LOG_RATE, listen, log_rate,
-    log_rate_text, switch,
+    BpfLog, DEFAULT_LISTEN, DEFAULT_MAX_ATTEMPTS, LogFormat, LogLevel, LogPackets, MAX_LOG_RATE,
+    listen, log_rate, log_rate_text, max_attempts, max_attempts_text, switch,
 };
 
 use crate::bpf::features::Feature;
@@ -46,6 +48,8 @@ pub struct Config {
     pub interfaces: InterfaceFilter,
     /// What is counted.
     pub traffics: Traffics,
+    /// How many attempts to open a connection the kernel follows at once.
+    pub max_attempts: u32,
     /// Which packets go to the event log.
     pub log_packets: LogPackets,
     /// Packets that the event log takes, per second.
@@ -232,6 +236,14 @@ impl Config {
             file.values("exclude_interface", keys.exclude_interface.as_ref(), parse)?;
         let exclude = list(&flags.exclude_interface, env_value, file_value);
 
+        let env_value = env.value("PEERWATCH_MAX_ATTEMPTS", max_attempts_text)?;
+        let file_value = file.number("max_attempts", keys.max_attempts.as_ref(), max_attempts)?;
+        let max_attempts = flags
+            .max_attempts
+            .or(env_value)
+            .or(file_value)
+            .unwrap_or(DEFAULT_MAX_ATTEMPTS);
+
         let env_value = env.value("PEERWATCH_LOG_PACKETS", parse)?;
         let file_value = file.value("log_packets", keys.log_packets.as_ref(), parse)?;
         let log_packets = flags
@@ -294,6 +306,7 @@ impl Config {
             listen,
             interfaces: InterfaceFilter::new(include, exclude),
             traffics: file.traffics()?,
+            max_attempts,
             log_packets,
             log_rate,
             log_burst,
@@ -363,6 +376,7 @@ impl Config {
                 "interface or exclude_interface",
                 self.interfaces != new.interfaces,
             ),
+            ("max_attempts", self.max_attempts != new.max_attempts),
             ("log_packets", self.log_packets != new.log_packets),
             ("log_packets_rate", self.log_rate != new.log_rate),
             ("log_packets_burst", self.log_burst != new.log_burst),

@@ -21,4 +21,5 @@ pub mod log;
 pub mod metrics;
 pub mod netns;
 pub mod preflight;
+pub mod state;
 pub mod traffic;

@@ -3,65 +3,17 @@
 //! The kernel programs know a traffic by its index and keep counters under it, so an index belongs to
 //! one name for as long as the process runs: see [`Traffics::merge_reload`].
 
-use std::fmt;
-use std::str::FromStr;
+mod port;
+mod watch;
 
 use monitor_common::Protocol;
 use monitor_common::traffic::{MAX_PORTS, MAX_TRAFFICS, PortTable, UNWATCHED};
 
+pub use port::{Port, PortError};
+pub use watch::{Expect, Watch};
+
 /// The longest name of a traffic, bytes: it is a label value in every series.
 pub const MAX_NAME: usize = 32;
-
-/// One port of one protocol, written `tcp/7680`.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct Port {
-    /// The protocol.
-    pub protocol: Protocol,
-    /// The port number in host byte order, never 0.
-    pub number: u16,
-}
-
-impl fmt::Display for Port {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.protocol.as_str(), self.number)
-    }
-}
-
-/// Why a text is not a [`Port`].
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum PortError {
-    /// The text has no `/`.
-    #[error("\"{0}\" names no protocol; write a port like \"tcp/7680\"")]
-    NoProtocol(String),
-    /// The protocol is not one that is watched.
-    #[error("\"{0}\" is neither tcp nor udp; write a port like \"tcp/7680\"")]
-    Protocol(String),
-    /// The number is missing, 0, or too large.
-    #[error("\"{0}\" has no port from 1 to 65535; write a port like \"tcp/7680\"")]
-    Number(String),
-}
-
-impl FromStr for Port {
-    type Err = PortError;
-
-    fn from_str(text: &str) -> Result<Self, PortError> {
-        let (protocol, number) = text
-            .split_once('/')
-            .ok_or_else(|| PortError::NoProtocol(text.into()))?;
-        let protocol = Protocol::ALL
-            .iter()
-            .copied()
-            .find(|p| p.as_str() == protocol)
-            .ok_or_else(|| PortError::Protocol(text.into()))?;
-        // The digits are checked because the standard parser takes "+80".
-        let number = Some(number)
-            .filter(|n| n.bytes().all(|b| b.is_ascii_digit()))
-            .and_then(|n| n.parse().ok())
-            .filter(|n| *n != 0)
-            .ok_or_else(|| PortError::Number(text.into()))?;
-        Ok(Self { protocol, number })
-    }
-}
 
 /// A named kind of traffic.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -72,6 +24,8 @@ pub struct Traffic {
     pub name: String,
     /// Its ports; at least one, and none belongs to another traffic.
     pub ports: Vec<Port>,
+    /// How its state is decided, and what is expected of it.
+    pub watch: Watch,
 }
 
 impl Traffic {
@@ -271,12 +225,27 @@ impl Traffics {
                 }
                 seen.push((*port, here));
             }
-            traffics.push(Traffic { index, name, ports });
+            traffics.push(Traffic {
+                index,
+                name,
+                ports,
+                watch: Watch::default(),
+            });
         }
         Ok(Self {
             list: traffics,
             retired: Vec::new(),
         })
+    }
+
+    /// The same traffics, watched so: one for each, in the order of their indexes. Those for which
+    /// there is none stay as they are.
+    #[must_use]
+    pub fn watched(mut self, watches: impl IntoIterator<Item = Watch>) -> Self {
+        for (traffic, watch) in self.list.iter_mut().zip(watches) {
+            traffic.watch = watch;
+        }
+        self
     }
 
     /// The traffics, in the order of their indexes.
@@ -332,7 +301,8 @@ impl Traffics {
         table
     }
 
-    /// The new traffics, with the indexes that they have from now on: a name that is or was watched
+    /// The new traffics, watched as the new configuration says, with the indexes that they have from now
+    /// on: a name that is or was watched
     /// since the process began keeps its index, another gets one that no name ever had.
     ///
     /// # Errors

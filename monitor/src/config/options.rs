@@ -1,8 +1,10 @@
 //! The values that options take, each parsed in one place for flags, environment and file.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::ValueEnum;
 
@@ -174,6 +176,72 @@ pub fn log_rate_text(text: &str) -> Result<u32, String> {
     log_rate(number)
 }
 
+/// How many attempts the kernel follows at once, unless something else is said.
+pub const DEFAULT_MAX_ATTEMPTS: u32 = 65_536;
+
+/// The least and the most attempts that the kernel may be told to follow at once.
+const MAX_ATTEMPTS: RangeInclusive<u32> = 1024..=1_048_576;
+
+/// Checks how many attempts the kernel follows at once.
+///
+/// # Errors
+///
+/// A sentence that gives the range.
+pub fn max_attempts(number: i64) -> Result<u32, String> {
+    u32::try_from(number)
+        .ok()
+        .filter(|n| MAX_ATTEMPTS.contains(n))
+        .ok_or_else(|| {
+            let (least, most) = (MAX_ATTEMPTS.start(), MAX_ATTEMPTS.end());
+            format!("{number} is not from {least} to {most} attempts")
+        })
+}
+
+/// Parses how many attempts the kernel follows at once.
+///
+/// # Errors
+///
+/// A sentence that gives the range.
+pub fn max_attempts_text(text: &str) -> Result<u32, String> {
+    let number = text.parse().map_err(|_| {
+        let (least, most) = (MAX_ATTEMPTS.start(), MAX_ATTEMPTS.end());
+        format!("\"{text}\" is no number of attempts; write one from {least} to {most}")
+    })?;
+    max_attempts(number)
+}
+
+/// Units of time that a file may use, with their seconds, longest first.
+const UNITS: [(&str, u64); 4] = [("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)];
+
+/// Parses a time of a file like `15m`: a whole number of seconds, minutes, hours or days.
+///
+/// # Errors
+///
+/// A sentence that shows the right form.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let parsed = UNITS.iter().find_map(|(unit, seconds)| {
+        let number = text.strip_suffix(unit)?;
+        // The digits are checked because the standard parser takes "+80".
+        let number = Some(number).filter(|n| n.bytes().all(|b| b.is_ascii_digit()))?;
+        number.parse::<u64>().ok()?.checked_mul(*seconds)
+    });
+    parsed.map(Duration::from_secs).ok_or_else(|| {
+        format!("\"{text}\" is no time; write a number with s, m, h or d, like \"90s\" or \"15m\"")
+    })
+}
+
+/// Writes a time as a file has it: in the longest unit of which it is a whole number.
+pub(super) fn duration_text(time: Duration) -> String {
+    let seconds = time.as_secs();
+    let unit = UNITS
+        .iter()
+        .find(|(_, unit)| seconds != 0 && seconds.is_multiple_of(*unit));
+    unit.map_or_else(
+        || format!("{seconds}s"),
+        |(name, unit)| format!("{}{name}", seconds / unit),
+    )
+}
+
 /// Parses a switch, as flags and the environment write it.
 ///
 /// # Errors
@@ -266,5 +334,44 @@ mod tests {
             log_rate_text("10/s"),
             Err("\"10/s\" is no number of packets; write one from 1 to 1000000".to_owned())
         );
+    }
+
+    #[test]
+    fn the_number_of_attempts_has_a_range() {
+        assert_eq!(max_attempts_text("1024"), Ok(1024));
+        assert_eq!(max_attempts_text("1048576"), Ok(1_048_576));
+        assert_eq!(
+            max_attempts_text("1023"),
+            Err("1023 is not from 1024 to 1048576 attempts".to_owned())
+        );
+        assert_eq!(
+            max_attempts_text("64k"),
+            Err("\"64k\" is no number of attempts; write one from 1024 to 1048576".to_owned())
+        );
+        assert!(max_attempts(1_048_577).is_err() && max_attempts(-1).is_err());
+    }
+
+    #[test]
+    fn a_time_is_a_number_with_a_unit() {
+        for (text, seconds, same) in [
+            ("90s", 90, "90s"),
+            ("15m", 900, "15m"),
+            ("60m", 3600, "1h"),
+            ("24h", 86_400, "1d"),
+            ("0s", 0, "0s"),
+        ] {
+            let time = duration(text).unwrap();
+            assert_eq!(time, Duration::from_secs(seconds));
+            assert_eq!(duration_text(time), same);
+        }
+        let huge = format!("{}d", u64::MAX);
+        for bad in ["", "15", "m", "+1m", "1.5h", "1h30m", "15 m", "5ms", &huge] {
+            assert_eq!(
+                duration(bad),
+                Err(format!(
+                    "\"{bad}\" is no time; write a number with s, m, h or d, like \"90s\" or \"15m\""
+                ))
+            );
+        }
     }
 }

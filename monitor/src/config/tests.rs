@@ -1,4 +1,5 @@
 mod sentences;
+mod watch;
 
 use std::ffi::OsStr;
 use std::fs;
@@ -6,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use super::*;
 use crate::cmd::check_config::check_config;
+use crate::traffic::Watch;
 
 /// A folder with a file to configure from, and sources that know no other.
 struct Fixture {
@@ -75,6 +77,8 @@ fn nothing_given_means_defaults() {
             "2 https tcp/443 udp/443"
         ]
     );
+    assert!(config.traffics.iter().all(|t| t.watch == Watch::default()));
+    assert_eq!(config.max_attempts, 65_536);
     assert_eq!(config.log_packets, LogPackets::Dropped);
     assert_eq!((config.log_rate, config.log_burst), (10, 100));
     assert_eq!(
@@ -92,11 +96,12 @@ fn a_flag_beats_the_environment_beats_the_file() {
         "listen = \"10.0.0.1:1\"\ninterface = [\"file*\"]\nexclude_interface = [\"x\"]\n\
          log_packets = \"none\"\nlog_packets_rate = 1\nlog_packets_burst = 2\n\
          log_format = \"json\"\nlog_level = \"error\"\nbpf_log = \"trace\"\nverifier_log = true\n\
-         btf = \"/file\"\n",
+         btf = \"/file\"\nmax_attempts = 1024\n",
     );
     let from_file = fixture.config().unwrap();
     assert_eq!(from_file.listen.to_string(), "10.0.0.1:1");
     assert!(from_file.interfaces.wants("file0") && !from_file.interfaces.wants("x"));
+    assert_eq!(from_file.max_attempts, 1024);
     assert_eq!(from_file.log_packets, LogPackets::None);
     assert_eq!((from_file.log_rate, from_file.log_burst), (1, 2));
     assert_eq!(
@@ -115,6 +120,7 @@ fn a_flag_beats_the_environment_beats_the_file() {
         ("PEERWATCH_LISTEN", ":2"),
         ("PEERWATCH_INTERFACE", "env{0,1}, wan"),
         ("PEERWATCH_EXCLUDE_INTERFACE", "env1"),
+        ("PEERWATCH_MAX_ATTEMPTS", "1025"),
         ("PEERWATCH_LOG_PACKETS", "all"),
         ("PEERWATCH_LOG_PACKETS_RATE", "3"),
         ("PEERWATCH_LOG_PACKETS_BURST", "4"),
@@ -139,6 +145,7 @@ fn a_flag_beats_the_environment_beats_the_file() {
         (LogFormat::Text, LogLevel::Debug)
     );
     assert_eq!((config.bpf_log, config.verifier_log), (BpfLog::Off, false));
+    assert_eq!(config.max_attempts, 1025);
     assert_eq!(config.btf, Some(PathBuf::from("/environment")));
     assert_eq!(config.without, [Feature::Tcx, Feature::TpBtf]);
 
@@ -147,6 +154,7 @@ fn a_flag_beats_the_environment_beats_the_file() {
         listen: Some("[::1]:3".parse().unwrap()),
         interface: vec!["flag".parse().unwrap()],
         exclude_interface: vec!["other".parse().unwrap()],
+        max_attempts: Some(1026),
         log_packets: Some(LogPackets::Allowed),
         log_packets_rate: Some(5),
         log_packets_burst: Some(6),
@@ -170,6 +178,7 @@ fn a_flag_beats_the_environment_beats_the_file() {
         (LogFormat::Json, LogLevel::Trace)
     );
     assert_eq!((config.bpf_log, config.verifier_log), (BpfLog::Warn, true));
+    assert_eq!(config.max_attempts, 1026);
     assert_eq!(config.btf, Some(PathBuf::from("/flag")));
 }
 
@@ -211,6 +220,11 @@ fn the_environment_is_checked_and_empty_is_unset() {
             "PEERWATCH_INTERFACE",
             "a,,b",
             "an empty text names no interface; write a name, or a glob like \"eth*\"",
+        ),
+        (
+            "PEERWATCH_MAX_ATTEMPTS",
+            "many",
+            "\"many\" is no number of attempts; write one from 1024 to 1048576",
         ),
         (
             "PEERWATCH_VERIFIER_LOG",

@@ -27,18 +27,35 @@ fn a_bad_file_gets_one_sentence_with_line_and_key() {
         (
             "\nlisten_address = \":1\"\n",
             "peerwatch.toml:2:1: unknown key `listen_address`, expected one of `listen`, \
-             `interface`, `exclude_interface`, `log_packets`, `log_packets_rate`, \
+             `interface`, `exclude_interface`, `max_attempts`, `log_packets`, `log_packets_rate`, \
              `log_packets_burst`, `log_format`, `log_level`, `bpf_log`, `btf`, `verifier_log`, \
              `builtin_traffics`, `traffic`",
         ),
         (
             "[[traffic]]\nname = \"a\"\nport = [\"tcp/1\"]\n",
-            "peerwatch.toml:3:1: unknown key `port`, expected `name` or `ports`",
+            "peerwatch.toml:3:1: unknown key `port`, expected one of `name`, `ports`, \
+             `state_directions`, `expect`, `window`, `hold`, `recovery`, `blocked_failures`, \
+             `blocked_percent`, `blocked_spread`, `failing_attempts`, `degraded_attempts`, \
+             `degraded_percent`, `lost_percent`",
+        ),
+        (
+            "[[traffic]]\nexpect = \"open\"\n",
+            "peerwatch.toml:1:1: [[traffic]] lacks `name`; it needs a name, and ports unless it is a \
+             built-in one, like name = \"cache_http\", ports = [\"tcp/80\"]",
         ),
         (
             "[[traffic]]\nname = \"a\"\n",
-            "peerwatch.toml:1:1: [[traffic]] lacks `ports`; it needs a name and ports, like name = \
-             \"cache_http\", ports = [\"tcp/80\"]",
+            "peerwatch.toml:2:8: traffic.name: traffic \"a\" has no ports, and none is built in; add \
+             them, like ports = [\"tcp/80\"]",
+        ),
+        (
+            "builtin_traffics = false\n[[traffic]]\nname = \"do_peer\"\n",
+            "peerwatch.toml:3:8: traffic.name: traffic \"do_peer\" has no ports, and none is built \
+             in; add them, like ports = [\"tcp/80\"]",
+        ),
+        (
+            "max_attempts = 1000\n",
+            "peerwatch.toml:1:16: max_attempts: 1000 is not from 1024 to 1048576 attempts",
         ),
         (
             "listen = 9680\n",
@@ -132,6 +149,17 @@ fn a_bad_traffic_is_named_by_its_line() {
              letter, then up to 31 lower-case letters, digits or _",
         ),
         (
+            // Its ports are not written, those of the other are.
+            "[[traffic]]\nname = \"https\"\n[[traffic]]\nname = \"do_peer\"\nports = [\"tcp/443\"]\n",
+            "peerwatch.toml:5:10: traffic.ports: tcp/443 is in the built-in traffic \"https\" already; \
+             leave it out here, or give the [[traffic]] named \"https\" other ports",
+        ),
+        (
+            "[[traffic]]\nname = \"do_peer\"\n[[traffic]]\nname = \"do_peer\"\n",
+            "peerwatch.toml:4:8: traffic.name: two traffics are named \"do_peer\"; rename one or \
+             merge their ports",
+        ),
+        (
             "[[traffic]]\nname = \"a\"\nports = []\n",
             "peerwatch.toml:3:9: traffic.ports: traffic \"a\" has no port; add one, like \
              \"tcp/7680\"",
@@ -173,8 +201,9 @@ fn no_prefix_of_a_file_makes_the_parser_panic() {
                 [[traffic]]\nname = \"a\"\nports = [\"tcp/1\"]\n[[traffic]]\nnämé = 1\n";
     let mut refused = 0;
     for (end, _) in text.char_indices() {
-        match File::parse(Path::new("x"), text[..end].to_owned()) {
-            Ok(file) => assert!(file.traffics().is_ok()),
+        let file = File::parse(Path::new("x"), text[..end].to_owned());
+        match file.and_then(|file| file.traffics()) {
+            Ok(_) => {}
             Err(error) => {
                 refused += 1;
                 assert!(error.to_string().starts_with("x:"), "{error}");
