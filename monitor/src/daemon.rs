@@ -28,10 +28,12 @@ mod events;
 mod interfaces;
 mod places;
 mod start;
+mod states;
 
 use events::PacketLog;
 use interfaces::Interfaces;
 use start::Prepared;
+use states::States;
 
 /// How often what was held back or lost is looked at.
 const TICK: Duration = Duration::from_secs(10);
@@ -159,7 +161,7 @@ pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunErro
         mut attempts,
         diagnostics,
     } = start::prepare(&config)?;
-    let states = hooks.states();
+    let shared_states = hooks.states();
     let mut interfaces = Interfaces::new(config.interfaces.clone(), tables, Arc::clone(&source));
     // First what the programs need to know, then the hooks: a packet must not be counted as somebody
     // else's because an address was not in the table yet.
@@ -168,7 +170,7 @@ pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunErro
     }
     let site = Arc::new(Site {
         exporter: Exporter::new(Arc::clone(&source))?,
-        states,
+        states: shared_states.clone(),
     });
     coverage::attach(&mut hooks, &interfaces);
 
@@ -183,6 +185,9 @@ pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunErro
     tick.tick().await;
     let mut reading = tokio::time::interval(attempts::INTERVAL);
     reading.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut evaluation = tokio::time::interval(states::INTERVAL);
+    evaluation.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut states = States::default();
     let mut demand = false;
     let mut failure = None;
     loop {
@@ -199,6 +204,12 @@ pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunErro
             _ = reading.tick() => {
                 let news = attempts.read(&source, Table::default());
                 packet_log.attempts(&news.finished, &source);
+                states.take(&news);
+            }
+            _ = evaluation.tick() => {
+                for changed in states.tick(&source, &shared_states, attempts.lost()) {
+                    packet_log.state(&changed, &source);
+                }
             }
             _ = tick.tick() => {
                 report(&source, &mut packet_log, &mut demand);

@@ -12,11 +12,13 @@ use serde::Serialize;
 
 mod attempt;
 mod packet;
+mod state;
 #[cfg(test)]
 mod tests;
 pub(crate) mod time;
 
 pub use packet::Packet;
+pub use state::StateLine;
 
 /// How a line looks.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
+use monitor_common::Direction;
 use prometheus::core::{Collector, Desc};
 use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::MetricFamily;
@@ -13,12 +15,14 @@ use crate::bpf::Hook;
 use crate::bpf::attach::SharedStates;
 use crate::bpf::counters::{Counters, Snapshot};
 use crate::drop::ReasonTable;
+use crate::state::Evaluation;
 use crate::traffic::Traffics;
 
 pub mod attempts;
 mod families;
 mod interfaces;
 mod packets;
+pub mod states;
 
 pub use interfaces::InterfaceNames;
 
@@ -45,6 +49,7 @@ pub struct Source {
     /// counter go back.
     floors: Mutex<BTreeMap<u16, (u64, u64)>>,
     attempts: Mutex<attempts::Attempts>,
+    states_shown: Mutex<states::Shows>,
     reload_successful: AtomicBool,
     lines_lost: AtomicU64,
     attempts_suppressed: AtomicU64,
@@ -75,6 +80,7 @@ impl Source {
             interfaces: Mutex::new(InterfaceNames::default()),
             floors: Mutex::new(BTreeMap::new()),
             attempts: Mutex::new(attempts::Attempts::default()),
+            states_shown: Mutex::new(states::Shows::default()),
             reload_successful: AtomicBool::new(true),
             lines_lost: AtomicU64::new(0),
             attempts_suppressed: AtomicU64::new(0),
@@ -133,6 +139,17 @@ impl Source {
     /// Changes what the metrics show of attempts.
     pub fn with_attempts<T>(&self, change: impl FnOnce(&mut attempts::Attempts) -> T) -> T {
         change(&mut lock(&self.attempts))
+    }
+
+    /// Shows states that were computed at a time on the monotonic clock.
+    pub fn show_states(&self, new: BTreeMap<(u8, Direction), Evaluation>, at: Duration) {
+        lock(&self.states_shown).update(new, at);
+    }
+
+    /// The states as they are shown.
+    #[must_use]
+    pub fn states_shown(&self) -> states::Shows {
+        lock(&self.states_shown).clone()
     }
 
     /// The rate limit kept the line of an attempt out of the log.
@@ -229,6 +246,10 @@ impl Source {
             measured.egress || measured.drop,
         ));
         families.extend(attempts::families(&lock(&self.attempts), &self.traffics()));
+        families.extend(states::families(
+            &lock(&self.states_shown),
+            &self.traffics(),
+        ));
         families.extend(families::hooks(&states));
         families.extend(families::maps(&snapshot));
         families.extend(families::losses(

@@ -30,6 +30,8 @@ pub struct Settings {
     /// The most detailed level of the programs' own diagnostics (`aya_log::Level` as a number), 0 for
     /// none.
     pub diagnostics: u8,
+    /// How many attempts are followed at once.
+    pub max_attempts: u32,
     /// Ask the verifier for everything it has to say.
     pub verifier_log: bool,
 }
@@ -150,6 +152,7 @@ pub fn load(
         .override_global("LOG_PERIOD_NS", &period, true)
         .override_global("LOG_BURST_NS", &burst, true)
         .override_global(aya_log::LEVEL, &settings.diagnostics, true);
+    loader.map_max_entries("ATTEMPTS", settings.max_attempts);
     if settings.verifier_log {
         loader.verifier_log_level(VerifierLogLevel::VERBOSE | VerifierLogLevel::STATS);
     }

@@ -12,9 +12,10 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tracing::warn;
 
+use super::states::Changed;
 use crate::attempt::{Finished, Outcome};
 use crate::config::{BpfLog, Config, LogFormat};
-use crate::log::{self, EventLog, Format, Names, Packet, RateLimit};
+use crate::log::{self, EventLog, Format, Names, Packet, RateLimit, StateLine};
 use crate::metrics::Source;
 
 /// How many lines may wait for a reader of the log that is slower than the packets.
@@ -29,6 +30,7 @@ enum Line {
     Suppressed(u64, Duration),
     Attempt(Box<Finished>, PacketNames),
     AttemptsSuppressed(u64, Duration),
+    State(Box<StateLine>),
 }
 
 /// The names of one packet, looked up when it came: later they may be others'.
@@ -123,6 +125,7 @@ impl PacketLog {
                     Line::Packet(packet, names) => log.packet(&packet, &names),
                     Line::Suppressed(count, interval) => log.suppressed(count, interval, limit),
                     Line::Attempt(finished, names) => log.attempt(&finished, &names),
+                    Line::State(line) => log.state(&line),
                     Line::AttemptsSuppressed(count, interval) => {
                         log.attempts_suppressed(count, interval);
                     }
@@ -206,6 +209,17 @@ impl PacketLog {
             let line = Line::Attempt(Box::new(finished.clone()), names);
             send(self.lines.as_ref(), line, source);
         }
+    }
+
+    /// Writes the line of a state that changed.
+    pub(super) fn state(&self, changed: &Changed, source: &Source) {
+        let line = StateLine::new(
+            &changed.traffic.name,
+            changed.direction,
+            changed.before,
+            &changed.now,
+        );
+        send(self.lines.as_ref(), Line::State(Box::new(line)), source);
     }
 
     /// Says what was held back or lost since the last time.

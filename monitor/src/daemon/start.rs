@@ -80,6 +80,7 @@ pub(super) fn prepare(config: &Config) -> Result<Prepared, RunError> {
             netns_inum: netns::inum().map_err(system("the network namespace is not known"))?,
             netns_cookie: netns::cookie(),
             diagnostics: config.bpf_log.aya_level(),
+            max_attempts: config.max_attempts,
             verifier_log: config.verifier_log,
         },
     )?;

@@ -100,12 +100,4 @@ impl<W: Write + Send> EventLog<W> {
             }
         }
     }
-
-    /// Writes a line that is made elsewhere: its words for people, or its object for machines.
-    pub fn line<T: Serialize>(&mut self, text: &str, object: &T) {
-        match self.format {
-            Format::Json => self.json(object),
-            Format::Text => self.text(text),
-        }
-    }
 }
