@@ -9,7 +9,8 @@
 //! - **Too few attempts to judge** (one or two that failed, or policy failures that are not spread
 //!   enough yet): the state stays as it was. A single peer that is off line must not turn a quiet
 //!   gateway's `no_demand` or `ok` into an alarm, nor end a `failing`. After `unknown`, it is
-//!   `no_demand`: there was none that could be judged.
+//!   `no_demand`: there was none that could be judged. Only where there are as many as `degraded` takes,
+//!   it is that at least: else a success among them, which allows a judgement, would make it worse.
 //! - **What a success has ended no longer counts.** When a block ends, the failures before that success
 //!   are still in the window; would they count, they would be a new block at once, or `degraded` until
 //!   the window has passed. They stay in the numbers that are shown.
@@ -361,6 +362,8 @@ fn judge(counts: &Counts, memory: &Memory, thresholds: &Thresholds, now: Duratio
         return State::Failing;
     }
     match memory.state {
+        State::Failing => State::Failing,
+        _ if total >= u64::from(thresholds.degraded_attempts) => State::Degraded,
         State::Blocked | State::Unknown => State::NoDemand,
         before => before,
     }

@@ -137,11 +137,15 @@ fn blocked_within_20_s_of_the_third_policy_failure_and_since_the_first() {
 #[test]
 fn policy_failures_at_once_are_no_block_until_they_are_spread() {
     let mut traffic = Traffic::new();
-    for _ in 0..50 {
-        traffic.attempt(FIREWALL);
+    for _ in 0..19 {
+        assert_eq!(traffic.attempt(FIREWALL), State::NoDemand);
     }
-    assert_eq!(traffic.wait(9), State::NoDemand);
-    traffic.wait(1);
+    assert_eq!(
+        traffic.attempt(FIREWALL),
+        State::Degraded,
+        "of 20, all failed"
+    );
+    assert_eq!(traffic.wait(10), State::Degraded);
     assert_eq!(traffic.attempt(FIREWALL), State::Blocked);
 }
 

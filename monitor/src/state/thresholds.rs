@@ -13,15 +13,15 @@ pub struct Thresholds {
     pub recovery: Duration,
     /// How many policy failures it takes for `blocked`; never below 2, since one proves nothing.
     pub blocked_failures: u32,
-    /// Which share of the window's attempts these must be at least, percent.
+    /// Which share of the window's attempts these must be at least, percent from 1 on.
     pub blocked_percent: u32,
     /// How far the first and the last of these must lie apart, by the first packet of each.
     pub blocked_spread: Duration,
-    /// How many attempts it takes for `failing`.
+    /// How many attempts it takes for `failing`, from 1 on.
     pub failing_attempts: u32,
-    /// How many attempts it takes for `degraded`.
+    /// How many attempts it takes for `degraded`, from 1 on.
     pub degraded_attempts: u32,
-    /// Which share of these must have failed at least, percent.
+    /// Which share of these must have failed at least, percent from 1 on.
     pub degraded_percent: u32,
     /// With more than this share of the window's attempts lost, percent, the state is `unknown`.
     pub lost_percent: u32,
