@@ -220,7 +220,7 @@ impl RulesetWatcher {
         Self::with(nftables::RECEIVE_BUFFER, legacy::INTERVAL)
     }
 
-    fn with(receive_buffer: libc::c_int, interval: Duration) -> Result<Self, RulesetError> {
+    fn with(receive_buffer: usize, interval: Duration) -> Result<Self, RulesetError> {
         Ok(Self {
             nftables: Nftables::new(receive_buffer).map_err(RulesetError)?,
             legacy: Legacy::new(interval),

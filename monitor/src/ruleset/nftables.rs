@@ -1,10 +1,13 @@
 //! The socket on which `nf_tables` tells of transactions.
 
 use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::time::Duration;
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr};
+use nix::errno::Errno;
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, sleep_until};
@@ -19,16 +22,16 @@ const GROUPS: u32 = 1 << 6;
 /// Room for one datagram, bytes: the kernel fills 8 KiB at most (`NLMSG_GOODSIZE`).
 const DATAGRAM: usize = 64 * 1024;
 
-/// Room for the messages that arrive while the daemon is busy, bytes. The kernel takes what
-/// `net.core.rmem_max` allows; beyond that, messages are missed, which the numbers of the transactions
-/// show.
-pub(super) const RECEIVE_BUFFER: libc::c_int = 1024 * 1024;
+/// Room for the messages that arrive while the daemon is busy, bytes. Each element of a set is a
+/// message of its own, and a list of 100,000 addresses comes at once. It is taken only while messages
+/// wait. Beyond it, messages are missed, which the numbers of the transactions show.
+pub(super) const RECEIVE_BUFFER: usize = 8 * 1024 * 1024;
 
 /// How long to wait after a failure that a new socket may not mend at once.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// How long to wait where the kernel has no such sockets: each try makes it look for a module.
-const RETRY_ABSENT: Duration = Duration::from_secs(60);
+const RETRY_ABSENT: Duration = Duration::from_mins(1);
 
 #[derive(Debug)]
 struct Connection {
@@ -41,10 +44,10 @@ struct Connection {
 }
 
 impl Connection {
-    fn open(receive_buffer: libc::c_int) -> io::Result<Self> {
+    fn open(receive_buffer: usize) -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_NETFILTER)?;
         socket.set_non_blocking(true)?;
-        socket.set_rx_buf_sz(receive_buffer)?;
+        set_receive_buffer(&socket, receive_buffer)?;
         // Joined before the number is asked for, so that no transaction falls between the two.
         socket.bind(&SocketAddr::new(0, GROUPS))?;
         let mut address = SocketAddr::new(0, 0);
@@ -89,20 +92,31 @@ impl Connection {
     }
 }
 
+/// Takes `CAP_NET_ADMIN` in the first user namespace; without, the kernel gives what
+/// `net.core.rmem_max` allows.
+fn set_receive_buffer(socket: &Socket, size: usize) -> io::Result<()> {
+    // SAFETY: the descriptor is borrowed from the socket, which outlives the borrowing.
+    let descriptor = unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) };
+    match setsockopt(&descriptor, sockopt::RcvBufForce, &size) {
+        Err(Errno::EPERM) => Ok(setsockopt(&descriptor, sockopt::RcvBuf, &size)?),
+        other => Ok(other?),
+    }
+}
+
 /// Follows the transactions of the network namespace in which it was made.
 #[derive(Debug)]
 pub(super) struct Nftables {
     connection: Option<Connection>,
     /// When to open the next connection.
     retry: Option<Instant>,
-    receive_buffer: libc::c_int,
+    receive_buffer: usize,
     datagram: Vec<u8>,
     transactions: Transactions,
 }
 
 impl Nftables {
     /// Opens a socket, where the kernel has such sockets.
-    pub(super) fn new(receive_buffer: libc::c_int) -> io::Result<Self> {
+    pub(super) fn new(receive_buffer: usize) -> io::Result<Self> {
         let mut nftables = Self {
             connection: None,
             retry: None,

@@ -1,5 +1,7 @@
 //! Against the kernel, each test in a network namespace of its own thread.
 
+use std::fmt::Write as _;
+use std::net::Ipv4Addr;
 use std::process::Command;
 
 use nix::sched::CloneFlags;
@@ -25,11 +27,12 @@ fn in_namespace<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send) {
 
 /// Runs a program in this thread's namespace.
 fn run(program: &str, arguments: &[&str]) {
-    let status = Command::new(program).args(arguments).status();
-    let status = status.unwrap_or_else(|error| {
+    let output = Command::new(program).args(arguments).output();
+    let output = output.unwrap_or_else(|error| {
         panic!("{program} is needed (`cargo xtask test` installs it): {error}")
     });
-    assert!(status.success(), "{program} {arguments:?}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {arguments:?}: {said}");
 }
 
 /// One transaction.
@@ -186,13 +189,13 @@ fn another_namespace_is_not_told() {
 #[test]
 fn missed_changes_are_one_change() {
     in_namespace(|| async {
-        // The kernel makes this a few kilobytes: some messages.
-        let mut watcher = RulesetWatcher::with(1, legacy::INTERVAL).unwrap();
+        // Room for a few messages.
+        let mut watcher = RulesetWatcher::with(8192, legacy::INTERVAL).unwrap();
         nft("add table inet first");
         assert_eq!(names(&next(&mut watcher).await), ["inet first"]);
 
         // Nobody reads while this happens.
-        for n in 0..20 {
+        for n in 0..60 {
             nft(&format!("add table inet t{n}"));
         }
         let mut changes = Vec::new();
@@ -202,7 +205,7 @@ fn missed_changes_are_one_change() {
                 break;
             }
         }
-        assert!(changes.len() < 20, "some were missed: {changes:?}");
+        assert!(changes.len() < 60, "some were missed: {changes:?}");
         let lost = changes.pop().unwrap();
         assert_eq!((lost.kind, lost.tables), (Kind::Rules, Vec::new()));
         for (n, change) in changes.iter().enumerate() {
@@ -212,6 +215,28 @@ fn missed_changes_are_one_change() {
         nft("add table inet later");
         let change = next(&mut watcher).await;
         assert_eq!(names(&change), ["inet later"]);
+        assert!(change.by.is_some());
+    });
+}
+
+#[test]
+fn a_long_list_is_told_as_what_it_is() {
+    in_namespace(|| async {
+        let mut watcher = RulesetWatcher::new().unwrap();
+        nft("add table inet t; add set inet t s { type ipv4_addr; }");
+        for kind in Kind::ALL {
+            assert_eq!(next(&mut watcher).await.kind, kind);
+        }
+        let mut list = "add element inet t s {".to_owned();
+        for n in 0..50_000 {
+            write!(list, " {},", Ipv4Addr::from_bits(n << 8)).unwrap();
+        }
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, list + " }").unwrap();
+        // Nobody reads while this happens.
+        run("nft", &["-f", file.path().to_str().unwrap()]);
+        let change = next(&mut watcher).await;
+        assert_eq!(change.kind, Kind::Sets);
         assert!(change.by.is_some());
     });
 }

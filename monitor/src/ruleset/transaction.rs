@@ -31,7 +31,7 @@ impl Transactions {
     pub(super) fn apply(&mut self, frame: Frame, now: Moment, changes: &mut impl Extend<Change>) {
         match frame.body {
             Body::Part(kind, table) => self.part(frame.generation, kind, table),
-            Body::Generation { id, by } => changes.extend(self.complete(id, by, now)),
+            Body::Generation { id, by } => changes.extend(self.complete(id, by.as_ref(), now)),
             Body::Other => {}
         }
     }
@@ -63,7 +63,7 @@ impl Transactions {
     }
 
     /// The changes of the transaction that this completes.
-    fn complete(&mut self, id: Option<u32>, by: Option<Process>, now: Moment) -> Vec<Change> {
+    fn complete(&mut self, id: Option<u32>, by: Option<&Process>, now: Moment) -> Vec<Change> {
         let mut parts = std::mem::take(&mut self.parts);
         let before = std::mem::replace(&mut self.told, id);
         if let Some(id) = id {
@@ -89,7 +89,7 @@ impl Transactions {
         ] {
             if touched {
                 changes.push(Change {
-                    by: by.clone(),
+                    by: by.cloned(),
                     tables: parts.tables.clone(),
                     ..change(kind, now)
                 });

@@ -8,16 +8,16 @@ fn table(name: &str) -> Table {
     }
 }
 
-fn nft() -> Option<Process> {
-    Some(Process {
+fn nft() -> Process {
+    Process {
         pid: 9,
         name: "nft".into(),
-    })
+    }
 }
 
 fn told(kind: Kind, tables: &[&str]) -> Change {
     Change {
-        by: nft(),
+        by: Some(nft()),
         tables: tables.iter().map(|name| table(name)).collect(),
         ..change(kind, Moment::default())
     }
@@ -50,7 +50,7 @@ fn part(transactions: &mut Transactions, generation: u16, kind: Kind, name: &str
 fn complete(transactions: &mut Transactions, id: u32) -> Vec<Change> {
     let body = Body::Generation {
         id: Some(id),
-        by: nft(),
+        by: Some(nft()),
     };
     apply(transactions, lower_half(id), body)
 }
@@ -152,7 +152,7 @@ fn a_kernel_that_gives_no_numbers_is_believed() {
         part(&mut transactions, 0, Kind::Sets, "t");
         let body = Body::Generation {
             id: None,
-            by: nft(),
+            by: Some(nft()),
         };
         assert_eq!(
             apply(&mut transactions, 0, body),
