@@ -9,7 +9,6 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
-use crate::attempt::tracker::Table;
 use crate::bpf::attach::SharedStates;
 use crate::bpf::kernel::BtfFileError;
 use crate::bpf::load;
@@ -21,6 +20,7 @@ use crate::link::{LinkError, LinkEvent, LinkWatcher};
 use crate::metrics::{Exporter, Source};
 use crate::preflight::{self, PreflightError};
 
+mod answer;
 mod attempts;
 mod clsact;
 mod coverage;
@@ -30,10 +30,10 @@ mod places;
 mod start;
 mod states;
 
+use answer::Answer;
 use events::PacketLog;
 use interfaces::Interfaces;
 use start::Prepared;
-use states::States;
 
 /// How often what was held back or lost is looked at.
 const TICK: Duration = Duration::from_secs(10);
@@ -158,7 +158,7 @@ pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunErro
         mut places,
         source,
         mut packet_log,
-        mut attempts,
+        attempts,
         diagnostics,
     } = start::prepare(&config)?;
     let shared_states = hooks.states();
@@ -183,11 +183,7 @@ pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunErro
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     tick.tick().await;
-    let mut reading = tokio::time::interval(attempts::INTERVAL);
-    reading.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut evaluation = tokio::time::interval(states::INTERVAL);
-    evaluation.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut states = States::default();
+    let mut answer = Answer::new(attempts, shared_states);
     let mut demand = false;
     let mut failure = None;
     loop {
@@ -201,16 +197,7 @@ pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunErro
             },
             event = watcher.next() => interfaces.follow(&mut hooks, event),
             () = packet_log.ready() => packet_log.drain(&source),
-            _ = reading.tick() => {
-                let news = attempts.read(&source, Table::default());
-                packet_log.attempts(&news.finished, &source);
-                states.take(&news);
-            }
-            _ = evaluation.tick() => {
-                for changed in states.tick(&source, &shared_states, attempts.lost()) {
-                    packet_log.state(&changed, &source);
-                }
-            }
+            due = answer.due() => answer.work(due, &source, &mut packet_log),
             _ = tick.tick() => {
                 report(&source, &mut packet_log, &mut demand);
                 coverage::retry(&mut hooks, &interfaces, &source);

@@ -10,6 +10,7 @@ pub mod cmd {
     pub mod check_config;
 }
 pub mod config;
+pub mod conntrack;
 pub mod daemon;
 pub mod diagnostics;
 pub mod drop;
@@ -19,7 +20,9 @@ pub mod kallsyms;
 pub mod link;
 pub mod log;
 pub mod metrics;
+mod netlink;
 pub mod netns;
 pub mod preflight;
+pub mod ruleset;
 pub mod state;
 pub mod traffic;

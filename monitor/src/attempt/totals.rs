@@ -118,9 +118,8 @@ pub fn possible(outcome: Outcome, direction: Direction) -> &'static [BlockedBy] 
     };
     let inbound = matches!(direction, Direction::Inbound);
     match outcome {
-        Outcome::Established => &[None],
         Outcome::Offline if inbound => &[],
-        Outcome::Offline => &[None],
+        Outcome::Established | Outcome::Offline => &[None],
         Outcome::Refused if inbound => &[LocalHost],
         Outcome::Refused => &[RemoteHost],
         Outcome::Rejected if inbound => &[LocalFirewall],

@@ -15,7 +15,7 @@ use super::{BlockedBy, Finished, Outcome};
 const KEEP: Duration = Duration::from_secs(130);
 
 /// How long a packet from a host proves that it is alive.
-const ALIVE: Duration = Duration::from_secs(300);
+const ALIVE: Duration = Duration::from_mins(5);
 
 /// How many unanswered attempts, hosts and finished keys are remembered at most; the oldest are forgotten.
 const REMEMBERED: usize = 262_144;

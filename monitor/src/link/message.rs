@@ -7,6 +7,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{Interface, LinkType};
+use crate::netlink::{self, NLMSGHDR, attributes, i32_at, text, u16_at, u32_at};
 
 pub(super) const RTM_NEWLINK: u16 = 16;
 pub(super) const RTM_DELLINK: u16 = 17;
@@ -21,8 +22,7 @@ const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_DUMP: u16 = 0x300;
 const NLM_F_DUMP_INTR: u16 = 0x10;
 
-/// `struct nlmsghdr`, `struct ifinfomsg`, `struct ifaddrmsg`, bytes.
-const NLMSGHDR: usize = 16;
+/// `struct ifinfomsg`, `struct ifaddrmsg`, bytes.
 const IFINFOMSG: usize = 16;
 const IFADDRMSG: usize = 8;
 
@@ -37,9 +37,6 @@ const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_BROADCAST: u16 = 4;
-
-/// The flags of an attribute's type: nested, and in network byte order.
-const NLA_TYPE_MASK: u16 = 0x3fff;
 
 /// An address of an interface. The kernel tells addresses apart by all fields but the broadcast
 /// address (`__inet_insert_ifa`).
@@ -112,26 +109,13 @@ pub(super) fn dump_request(kind: u16, sequence: u32) -> Vec<u8> {
 }
 
 /// The messages of one datagram. What follows a length that can't be is left out.
-pub(super) fn decode(mut datagram: &[u8]) -> Vec<Frame> {
-    let mut frames = Vec::new();
-    while let Some(length) = u32_at(datagram, 0).and_then(|length| usize::try_from(length).ok()) {
-        let Some(message) = datagram.get(..length) else {
-            break;
-        };
-        let Some(frame) = decode_message(message) else {
-            break;
-        };
-        frames.push(frame);
-        datagram = datagram
-            .get(length.next_multiple_of(4)..)
-            .unwrap_or_default();
-    }
-    frames
+pub(super) fn decode(datagram: &[u8]) -> Vec<Frame> {
+    netlink::messages(datagram).map(frame).collect()
 }
 
-fn decode_message(message: &[u8]) -> Option<Frame> {
-    let payload = message.get(NLMSGHDR..)?;
-    let body = match u16_at(message, 4)? {
+fn frame(message: netlink::Message<'_>) -> Frame {
+    let payload = message.payload;
+    let body = match message.kind {
         NLMSG_DONE => match i32_at(payload, 0) {
             Some(error) if error < 0 => Body::Failed(error.saturating_neg()),
             _ => Body::Done,
@@ -149,12 +133,12 @@ fn decode_message(message: &[u8]) -> Option<Frame> {
         }),
         _ => Body::Other,
     };
-    Some(Frame {
-        sequence: u32_at(message, 8)?,
-        port: u32_at(message, 12)?,
-        interrupted: u16_at(message, 6)? & NLM_F_DUMP_INTR != 0,
+    Frame {
+        sequence: message.sequence,
+        port: message.port,
+        interrupted: message.flags & NLM_F_DUMP_INTR != 0,
         body,
-    })
+    }
 }
 
 /// The index out of a `struct ifinfomsg`; `None` where it tells of something else than the interface.
@@ -232,17 +216,6 @@ fn address(payload: &[u8]) -> Option<(Address, Option<IpAddr>)> {
     ))
 }
 
-/// The attributes, as type without flags and value, up to the first that does not fit.
-fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    std::iter::from_fn(move || {
-        let length = usize::from(u16_at(bytes, 0)?);
-        let kind = u16_at(bytes, 2)? & NLA_TYPE_MASK;
-        let value = bytes.get(4..length)?;
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((kind, value))
-    })
-}
-
 fn ip(family: i32, value: &[u8]) -> Option<IpAddr> {
     match family {
         libc::AF_INET => <[u8; 4]>::try_from(value)
@@ -253,27 +226,6 @@ fn ip(family: i32, value: &[u8]) -> Option<IpAddr> {
             .map(|a| Ipv6Addr::from(a).into()),
         _ => None,
     }
-}
-
-/// A text that a NUL ends. The kernel allows any bytes in a name; those that are no UTF-8 are replaced.
-fn text(value: &[u8]) -> String {
-    let end = value
-        .iter()
-        .position(|byte| *byte == 0)
-        .unwrap_or(value.len());
-    String::from_utf8_lossy(&value[..end]).into_owned()
-}
-
-fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
-    Some(u16::from_ne_bytes(*bytes.get(offset..)?.first_chunk()?))
-}
-
-fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
-    Some(u32::from_ne_bytes(*bytes.get(offset..)?.first_chunk()?))
-}
-
-fn i32_at(bytes: &[u8], offset: usize) -> Option<i32> {
-    u32_at(bytes, offset).map(u32::cast_signed)
 }
 
 #[cfg(test)]

@@ -115,18 +115,19 @@ impl StateLine {
             .map(|count| format!("{} {}", count.attempts, count.outcome))
             .collect();
         if self.attempts > 0 {
-            line.push_str(&format!(
-                ": {} of {} failed ({})",
-                self.failed,
-                self.attempts,
-                outcomes.join(", ")
-            ));
+            let (failed, attempts) = (self.failed, self.attempts);
+            let outcomes = outcomes.join(", ");
+            line.extend([format!(": {failed} of {attempts} failed ({outcomes})")]);
         }
         for pair in &self.pairs {
-            line.push_str(&format!(
-                "; {} > {} {} {}",
-                pair.client, pair.target, pair.failed, pair.outcome
-            ));
+            let Pair {
+                client,
+                target,
+                failed,
+                outcome,
+                ..
+            } = pair;
+            line.extend([format!("; {client} > {target} {failed} {outcome}")]);
         }
         line.push_str("; last success ");
         line.push_str(self.last_success.as_deref().unwrap_or("never"));

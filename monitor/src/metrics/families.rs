@@ -123,10 +123,6 @@ impl Family {
 
     /// Adds one series of a histogram: upper bounds with how many are at or below each, then the sum and
     /// the number of all.
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "the format has floats; they are exact up to 2^53"
-    )]
     pub(super) fn add_histogram(
         &mut self,
         labels: &[(&str, &str)],

@@ -83,6 +83,9 @@ impl Shows {
     }
 }
 
+/// One moment of a state.
+type Pick = fn(&Shown) -> Option<Moment>;
+
 fn seconds(moment: Option<Moment>) -> f64 {
     moment.map_or(0.0, |moment| moment.wall.as_secs_f64())
 }
@@ -92,7 +95,7 @@ pub(super) fn families(shows: &Shows, traffics: &Traffics) -> Vec<Family> {
     let mut blocked_by = Family::new(BLOCKED_BY);
     let mut attempts = Family::new(WINDOW_ATTEMPTS);
     let mut pairs = Family::new(WINDOW_PAIRS);
-    let times: [(_, fn(&Shown) -> Option<Moment>); 4] = [
+    let times: [(_, Pick); 4] = [
         (STATE_SINCE, |shown| shown.since),
         (BLOCKED_SINCE, |shown| shown.blocked_since),
         (LAST_SUCCESS, |shown| shown.last_success),
