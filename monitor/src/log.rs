@@ -18,7 +18,7 @@ mod tests;
 pub(crate) mod time;
 
 pub use packet::Packet;
-pub use state::StateLine;
+pub use state::{StateLine, change_before};
 
 /// How a line looks.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

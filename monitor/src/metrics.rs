@@ -14,12 +14,15 @@ use prometheus::{Registry, TextEncoder};
 use crate::bpf::Hook;
 use crate::bpf::attach::SharedStates;
 use crate::bpf::counters::{Counters, Snapshot};
+use crate::conntrack::Conntrack;
 use crate::drop::ReasonTable;
+use crate::ruleset::Change;
 use crate::state::Evaluation;
 use crate::traffic::Traffics;
 
 pub mod attempts;
 mod families;
+pub mod firewall;
 mod interfaces;
 mod packets;
 pub mod states;
@@ -50,6 +53,7 @@ pub struct Source {
     floors: Mutex<BTreeMap<u16, (u64, u64)>>,
     attempts: Mutex<attempts::Attempts>,
     states_shown: Mutex<states::Shows>,
+    firewall: Mutex<firewall::Firewall>,
     reload_successful: AtomicBool,
     lines_lost: AtomicU64,
     attempts_suppressed: AtomicU64,
@@ -81,6 +85,7 @@ impl Source {
             floors: Mutex::new(BTreeMap::new()),
             attempts: Mutex::new(attempts::Attempts::default()),
             states_shown: Mutex::new(states::Shows::default()),
+            firewall: Mutex::new(firewall::Firewall::default()),
             reload_successful: AtomicBool::new(true),
             lines_lost: AtomicU64::new(0),
             attempts_suppressed: AtomicU64::new(0),
@@ -150,6 +155,22 @@ impl Source {
     #[must_use]
     pub fn states_shown(&self) -> states::Shows {
         lock(&self.states_shown).clone()
+    }
+
+    /// Shows how full the connection table is.
+    pub fn show_conntrack(&self, table: Option<Conntrack>) {
+        lock(&self.firewall).conntrack = table;
+    }
+
+    /// The rules of the firewall changed.
+    pub fn rules_changed(&self, change: Change) {
+        lock(&self.firewall).changes.record(change);
+    }
+
+    /// What is known of this host's firewall.
+    #[must_use]
+    pub fn firewall(&self) -> firewall::Firewall {
+        lock(&self.firewall).clone()
     }
 
     /// The rate limit kept the line of an attempt out of the log.
@@ -250,6 +271,7 @@ impl Source {
             &lock(&self.states_shown),
             &self.traffics(),
         ));
+        families.extend(firewall::families(&lock(&self.firewall)));
         families.extend(families::hooks(&states));
         families.extend(families::maps(&snapshot));
         families.extend(families::losses(

@@ -1,24 +1,36 @@
-//! The answer at work: attempts are read, states are computed, and both are told, each at its own pace.
+//! The answer at work: attempts are read, states are computed, changes of the firewall's rules are noticed,
+//! and all of it is told.
+
+use std::time::Duration;
 
 use tokio::time::{Interval, MissedTickBehavior, interval};
+use tracing::{info, warn};
 
-use super::attempts::{self, Attempts};
+use super::attempts::{self, Attempts, monotonic};
 use super::events::PacketLog;
 use super::states::{self, States};
 use crate::attempt::tracker::Table;
 use crate::bpf::attach::SharedStates;
+use crate::conntrack;
+use crate::kallsyms::{KALLSYMS, Kallsyms};
 use crate::metrics::Source;
+use crate::ruleset::{Change, RulesetWatcher};
+
+/// How long a full connection table explains drops.
+const FULL: Duration = Duration::from_secs(2);
 
 /// What is to be done.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) enum Due {
     /// The attempts are to be read.
     Reading,
     /// The states are to be computed.
     Evaluation,
+    /// The rules of the firewall changed.
+    Ruleset(Change),
 }
 
-/// Attempts and states.
+/// Attempts, states and rules.
 #[derive(Debug)]
 pub(super) struct Answer {
     attempts: Attempts,
@@ -26,10 +38,54 @@ pub(super) struct Answer {
     hooks: SharedStates,
     reading: Interval,
     evaluation: Interval,
+    rules: Option<RulesetWatcher>,
+    refusals: Refusals,
+}
+
+/// Refusals of the connection table.
+#[derive(Debug, Default)]
+struct Refusals {
+    drops: Option<u64>,
+    last: Option<Duration>,
+    /// The addresses of `nft_do_chain`, looked up when they are needed first.
+    chain: Option<Option<(u64, u64)>>,
+}
+
+impl Refusals {
+    /// Reads the table's own statistics.
+    fn read(&mut self, source: &Source) -> Table {
+        let table = conntrack::read();
+        source.show_conntrack(table);
+        let drops = table.and_then(|table| table.drops);
+        let now = monotonic();
+        // A sum of 32-bit counters, which begin anew.
+        if self.drops.is_some() && drops != self.drops {
+            self.last = Some(now);
+        }
+        self.drops = drops;
+        let refused = self
+            .last
+            .is_some_and(|last| now.saturating_sub(last) < FULL);
+        if !refused {
+            return Table::default();
+        }
+        Table {
+            refused,
+            chain: *self.chain.get_or_insert_with(chain),
+        }
+    }
+}
+
+/// The addresses of the function that drops for a rule of nftables, where the kernel's list has it.
+fn chain() -> Option<(u64, u64)> {
+    let functions = Kallsyms::read(KALLSYMS).ok()?;
+    let ranges = functions.ranges(&["nft_do_chain"]);
+    let range = ranges.iter().find(|range| !range.cold)?;
+    Some((range.start, range.end))
 }
 
 /// An interval that does not catch up on what it missed.
-fn every(period: std::time::Duration) -> Interval {
+fn every(period: Duration) -> Interval {
     let mut interval = interval(period);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     interval
@@ -38,20 +94,37 @@ fn every(period: std::time::Duration) -> Interval {
 impl Answer {
     /// Call it in a tokio runtime.
     pub(super) fn new(attempts: Attempts, hooks: SharedStates) -> Self {
+        let rules = match RulesetWatcher::new() {
+            Ok(rules) => Some(rules),
+            Err(error) => {
+                warn!("changes of the firewall's rules are not noticed: {error}");
+                None
+            }
+        };
         Self {
             attempts,
             states: States::default(),
             hooks,
             reading: every(attempts::INTERVAL),
             evaluation: every(states::INTERVAL),
+            rules,
+            refusals: Refusals::default(),
         }
     }
 
     /// Waits until there is something to do. Nothing is lost when the future is dropped.
     pub(super) async fn due(&mut self) -> Due {
+        let rules = &mut self.rules;
+        let change = async {
+            match rules {
+                Some(rules) => rules.next().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = self.reading.tick() => Due::Reading,
             _ = self.evaluation.tick() => Due::Evaluation,
+            change = change => Due::Ruleset(change),
         }
     }
 
@@ -59,7 +132,8 @@ impl Answer {
     pub(super) fn work(&mut self, due: Due, source: &Source, log: &mut PacketLog) {
         match due {
             Due::Reading => {
-                let news = self.attempts.read(source, Table::default());
+                let table = self.refusals.read(source);
+                let news = self.attempts.read(source, table);
                 log.attempts(&news.finished, source);
                 self.states.take(&news);
             }
@@ -69,6 +143,34 @@ impl Answer {
                     log.state(&changed, source);
                 }
             }
+            Due::Ruleset(change) => {
+                info!("{}", describe(&change));
+                source.rules_changed(change);
+            }
         }
     }
+}
+
+/// A change in one sentence. Names are the user's own, and may hold anything.
+fn describe(change: &Change) -> String {
+    let mut text = format!(
+        "the firewall changed: {} of {}",
+        change.kind.as_str(),
+        change.backend.as_str()
+    );
+    let tables: Vec<_> = change
+        .tables
+        .iter()
+        .map(|table| table.to_string().escape_debug().to_string())
+        .collect();
+    if !tables.is_empty() {
+        text.push_str(" in table ");
+        text.push_str(&tables.join(", "));
+    }
+    if let Some(by) = &change.by {
+        text.push_str(" by ");
+        text.extend(by.name.escape_debug());
+        text.extend([format!(" (process {})", by.pid)]);
+    }
+    text
 }

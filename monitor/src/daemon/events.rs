@@ -218,6 +218,7 @@ impl PacketLog {
             changed.direction,
             changed.before,
             &changed.now,
+            &source.firewall().changes,
         );
         send(self.lines.as_ref(), Line::State(Box::new(line)), source);
     }

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::{EventLog, Format, printable, time};
 use crate::attempt::Outcome;
+use crate::ruleset::{Change, Changes, Kind};
 use crate::state::{Evaluation, State};
 
 /// A state that changed, and what it rests on. Consumers rely on the keys of its JSON.
@@ -33,9 +34,9 @@ pub struct StateLine {
     /// The pairs with most failures, at most three.
     pairs: Vec<Pair>,
     /// The last change of the firewall's rules; `null` where none was noticed.
-    pub last_ruleset_change: Option<String>,
+    last_ruleset_change: Option<String>,
     /// Whether the block began within a minute after it.
-    pub after_ruleset_change: bool,
+    after_ruleset_change: bool,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -57,11 +58,35 @@ fn text(monotonic: Duration) -> String {
     time::rfc3339(time::wall(monotonic))
 }
 
+/// How soon after a change of the rules a block begins that may be its doing.
+const SOON: Duration = Duration::from_mins(1);
+
+/// The change of the rules within a minute after which a block began; times on the monotonic clock.
+#[must_use]
+pub fn change_before(blocked_since: Option<Duration>, changes: &Changes) -> Option<&Change> {
+    let since = blocked_since?;
+    let is_soon = |change: &&Change| {
+        since
+            .checked_sub(change.monotonic)
+            .is_some_and(|after| after <= SOON)
+    };
+    let last = Kind::ALL.into_iter().filter_map(|kind| changes.last(kind));
+    last.filter(is_soon).max_by_key(|change| change.monotonic)
+}
+
 impl StateLine {
     /// The line of a traffic in one direction, whose state was another before.
     #[must_use]
-    pub fn new(traffic: &str, direction: Direction, before: State, now: &Evaluation) -> Self {
+    pub fn new(
+        traffic: &str,
+        direction: Direction,
+        before: State,
+        now: &Evaluation,
+        changes: &Changes,
+    ) -> Self {
         let Evaluation { memory, evidence } = now;
+        let guilty = change_before(memory.blocked_since(), changes);
+        let change = guilty.or(changes.latest());
         let outcomes = Outcome::ALL.iter().map(|outcome| OutcomeCount {
             outcome: outcome.as_str(),
             attempts: evidence.outcome(*outcome),
@@ -87,8 +112,9 @@ impl StateLine {
             failed: evidence.attempts.failed(),
             outcomes: outcomes.filter(|count| count.attempts > 0).collect(),
             pairs: pairs.collect(),
-            last_ruleset_change: None,
-            after_ruleset_change: false,
+            last_ruleset_change: change.map(|change| time::rfc3339(change.at)),
+            after_ruleset_change: change
+                .is_some_and(|change| is_soon_after(memory.blocked_since(), change.monotonic)),
         }
     }
 
