@@ -298,6 +298,10 @@ impl http::Site for Site {
         self.exporter.render()
     }
 
+    fn status(&self) -> Result<String, String> {
+        Err("the status is not wired yet".to_owned())
+    }
+
     fn ready(&self) -> Result<(), String> {
         let missing: Vec<String> = self
             .states

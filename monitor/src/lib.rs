@@ -8,6 +8,7 @@ pub mod cli;
 pub mod cmd {
     //! One file per subcommand.
     pub mod check_config;
+    pub mod status;
 }
 pub mod config;
 pub mod daemon;
@@ -21,4 +22,5 @@ pub mod log;
 pub mod metrics;
 pub mod netns;
 pub mod preflight;
+pub mod status;
 pub mod traffic;

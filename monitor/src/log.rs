@@ -13,7 +13,7 @@ use serde::Serialize;
 mod packet;
 #[cfg(test)]
 mod tests;
-mod time;
+pub(crate) mod time;
 
 pub use packet::Packet;
 

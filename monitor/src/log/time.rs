@@ -5,14 +5,14 @@ use std::time::Duration;
 use nix::time::{ClockId, clock_gettime};
 
 /// The time now, since the beginning of 1970 (UTC).
-pub(super) fn now() -> Duration {
+pub(crate) fn now() -> Duration {
     read(ClockId::CLOCK_REALTIME)
 }
 
 /// The wall clock's time of a time on the monotonic clock, the one of `bpf_ktime_get_ns`.
 ///
 /// Both clocks are read each time: the wall clock is set now and then, and reading costs no system call.
-pub(super) fn wall(monotonic: Duration) -> Duration {
+pub(crate) fn wall(monotonic: Duration) -> Duration {
     at(monotonic, read(ClockId::CLOCK_MONOTONIC), now())
 }
 
@@ -31,7 +31,7 @@ fn read(clock: ClockId) -> Duration {
 }
 
 /// A time since the beginning of 1970 as RFC 3339 has it, in UTC, with milliseconds (rounded down).
-pub(super) fn rfc3339(time: Duration) -> String {
+pub(crate) fn rfc3339(time: Duration) -> String {
     let seconds = time.as_secs();
     let (year, month, day) = date(seconds / 86_400);
     let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
