@@ -66,6 +66,10 @@ pub(crate) fn known_direction(name: &str) -> Option<Direction> {
 pub(super) mod direction {
     use super::{Deserialize, Deserializer, Direction, Serializer, find};
 
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "the signature is serde's"
+    )]
     pub(in crate::status) fn serialize<S: Serializer>(
         value: &Direction,
         to: S,

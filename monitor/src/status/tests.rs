@@ -168,6 +168,8 @@ fn paths(value: &Value, path: &str, found: &mut BTreeSet<String>) {
                 paths(item, &format!("{path}[]"), found);
             }
         }
+        // What an empty list may have is in one that is not.
+        Value::Array(items) if items.is_empty() => {}
         _ => {
             found.insert(path.to_owned());
         }
@@ -275,10 +277,8 @@ fn the_nearest_change_before_a_block_is_told() {
 
 #[test]
 fn times_have_milliseconds() {
-    assert_eq!(
-        seconds(Duration::from_nanos(1_795_402_092_771_999_999)),
-        NOW
-    );
+    let time = seconds(Duration::from_nanos(1_795_402_092_771_999_999));
+    assert_eq!(time.to_string(), NOW.to_string());
 }
 
 #[test]

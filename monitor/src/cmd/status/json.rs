@@ -19,7 +19,7 @@ pub(super) fn pretty(json: &str) -> String {
                 c if is_unsafe(c) => {
                     let mut units = [0_u16; 2];
                     for unit in c.encode_utf16(&mut units) {
-                        out.push_str(&format!("\\u{unit:04x}"));
+                        out.extend(["\\u".to_owned(), format!("{unit:04x}")]);
                     }
                 }
                 c => {

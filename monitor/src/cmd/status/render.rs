@@ -180,11 +180,20 @@ fn ruleset(change: &RulesetChange, state: &TrafficState, now: f64) -> String {
         (None, None) => String::new(),
     };
     let at = minute(change.time, now);
+    let last = format!("{kind}{by} at {at} UTC");
+    let since = state.blocked_since.unwrap_or_default();
     match state.ruleset_change_before_block {
+        // Times are to the millisecond.
+        Some(before) if (since - change.time - before).abs() < 0.01 => {
+            format!(
+                "the firewall's ruleset changed {} before that: {last}",
+                span(before)
+            )
+        }
         Some(before) => format!(
-            "the firewall's ruleset changed {} before that; its last change: {kind}{by} at {at} UTC",
+            "the firewall's ruleset changed {} before that; its last change: {last}",
             span(before)
         ),
-        None => format!("the last change of the firewall's ruleset: {kind}{by} at {at} UTC"),
+        None => format!("the last change of the firewall's ruleset: {last}"),
     }
 }

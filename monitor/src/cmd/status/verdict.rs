@@ -149,7 +149,9 @@ impl<'a> Selection<'a> {
             text += state.blocked_by.as_str();
         }
         if let Some(since) = state.blocked_since.or(state.since) {
-            text += &format!(" since {} UTC", minute(since, self.document.timestamp));
+            text += " since ";
+            text += &minute(since, self.document.timestamp);
+            text += " UTC";
         }
         let attempts = &state.attempts;
         let failed = if state.state == State::Blocked {
