@@ -1,17 +1,20 @@
 //! The command line of the `peerwatch` binary, and its exit codes.
 
 use std::error::Error;
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::LazyLock;
 
 use clap::{Args, Parser, Subcommand};
+use monitor_common::Direction;
 
 use crate::config::{
     BpfLog, ConfigError, LogFormat, LogLevel, LogPackets, Pattern, listen, log_rate_text,
     max_attempts_text, switch, wanted,
 };
+use crate::status::known_direction;
 
 /// The revision that the binary was built from, for `--version` and `build_info`.
 pub const REVISION: &str = match option_env!("PEERWATCH_REVISION") {
@@ -24,6 +27,9 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 static LONG_VERSION: LazyLock<String> =
     LazyLock::new(|| format!("{VERSION} (revision {REVISION})"));
+
+/// The name of the program.
+pub const NAME: &str = "peerwatch";
 
 /// Exit code of a failure at run time.
 pub const FAILURE: u8 = 1;
@@ -47,7 +53,7 @@ pub fn exit_code(error: &(dyn Error + 'static)) -> ExitCode {
 /// The command line.
 #[derive(Debug, Parser)]
 #[command(
-    name = "peerwatch",
+    name = NAME,
     version = LONG_VERSION.as_str(),
     about = "Says whether Delivery Optimization peer traffic is blocked on this Linux host, by whom, since when"
 )]
@@ -69,6 +75,13 @@ pub enum Command {
     Run(RunFlags),
     /// Check a configuration file and say what is wrong with it.
     CheckConfig(CheckConfigFlags),
+    /// Ask a running daemon whether anything is blocked, by whom, since when.
+    #[command(
+        after_help = "Exit code: 0 ok or no demand, 1 degraded or failing, 2 blocked, 3 unknown, no answer, or \
+                      bad arguments; the worst of blocked, failing, degraded, unknown, ok. Times are in UTC. \
+                      The first line is one that monitoring systems understand."
+    )]
+    Status(StatusFlags),
 }
 
 /// The flags of `run`; what is not given is `None` or empty.
@@ -145,6 +158,55 @@ pub struct CheckConfigFlags {
     pub config: Option<PathBuf>,
 }
 
+/// The flags of `status`.
+#[derive(Args, Clone, Debug)]
+pub struct StatusFlags {
+    /// Print the daemon's answer as JSON.
+    #[arg(
+        long,
+        help = "Print the daemon's whole answer as JSON; the exit code stays that of what is chosen"
+    )]
+    pub json: bool,
+
+    /// Only this traffic.
+    #[arg(long, value_name = "NAME")]
+    pub traffic: Option<String>,
+
+    /// Only this direction: inbound, outbound or forwarded.
+    #[arg(long, value_name = "DIRECTION", value_parser = direction)]
+    pub direction: Option<Direction>,
+
+    /// Where the daemon is.
+    #[arg(
+        long,
+        help = "Where the daemon is; also PEERWATCH_URL in the environment [default: http://127.0.0.1:9680]",
+        value_name = "URL"
+    )]
+    pub url: Option<String>,
+
+    /// How long to wait for the whole answer, seconds.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 5,
+        value_parser = clap::value_parser!(u64).range(1..=600)
+    )]
+    pub timeout: u64,
+}
+
+fn direction(text: &str) -> Result<Direction, String> {
+    known_direction(text).ok_or_else(|| {
+        format!("{text:?} is no direction; choose one of inbound, outbound, forwarded")
+    })
+}
+
+/// Whether arguments, the first one the program's own name, are a call of `status`: its exit codes are
+/// those of monitoring systems, also where the rest of the call is wrong.
+#[must_use]
+pub fn is_status(mut arguments: impl Iterator<Item = OsString>) -> bool {
+    arguments.nth(1).is_some_and(|name| name == "status")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -154,7 +216,7 @@ mod tests {
         let cli = Cli::try_parse_from(["peerwatch", "run"].iter().chain(arguments))?;
         match cli.command {
             Command::Run(flags) => Ok(flags),
-            Command::CheckConfig(_) => panic!("not run"),
+            Command::CheckConfig(_) | Command::Status(_) => panic!("not run"),
         }
     }
 
@@ -245,6 +307,52 @@ mod tests {
     }
 
     #[test]
+    fn status_takes_its_flags() {
+        let status = |arguments: &[&str]| {
+            let cli = Cli::try_parse_from(["peerwatch", "status"].iter().chain(arguments))?;
+            match cli.command {
+                Command::Status(flags) => Ok(flags),
+                _ => panic!("not status"),
+            }
+        };
+        let flags = status(&[]).unwrap();
+        assert_eq!((flags.json, flags.timeout), (false, 5));
+        assert_eq!(
+            (flags.url, flags.traffic, flags.direction),
+            (None, None, None)
+        );
+        let flags = status(&[
+            "--json",
+            "--traffic=https",
+            "--direction=forwarded",
+            "--url=http://a",
+            "--timeout=9",
+        ])
+        .unwrap();
+        assert_eq!((flags.json, flags.timeout), (true, 9));
+        assert_eq!(flags.direction, Some(Direction::Forwarded));
+        for (flag, reason) in [
+            (
+                "--direction=up",
+                "\"up\" is no direction; choose one of inbound, outbound, forwarded",
+            ),
+            ("--timeout=0", "0 is not in 1..=600"),
+            ("--timeout=x", "invalid digit"),
+        ] {
+            let error: clap::Error = status(&[flag]).unwrap_err();
+            assert!(error.to_string().contains(reason), "{flag}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_call_of_status_is_known_before_it_is_parsed() {
+        let is = |words: &[&str]| is_status(words.iter().map(OsString::from));
+        assert!(is(&["peerwatch", "status", "--nonsense"]));
+        assert!(!is(&["status"]));
+        assert!(!is(&["peerwatch", "run", "status"]));
+    }
+
+    #[test]
     fn version_has_the_revision_and_help_only_what_works() {
         let version = Cli::command().render_version();
         assert_eq!(
@@ -255,7 +363,7 @@ mod tests {
             .get_subcommands()
             .map(|c| c.get_name().to_owned())
             .collect();
-        assert_eq!(names, ["run", "check-config"]);
+        assert_eq!(names, ["run", "check-config", "status"]);
     }
 
     #[test]

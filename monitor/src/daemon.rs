@@ -1,8 +1,9 @@
 //! The daemon: everything is checked, then loaded, then attached; then it follows interfaces, writes the
 //! packet log and serves metrics until it is told to stop.
 
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -29,6 +30,7 @@ mod interfaces;
 mod places;
 mod start;
 mod states;
+mod status;
 
 use answer::Answer;
 use events::PacketLog;
@@ -170,6 +172,9 @@ pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunErro
     }
     let site = Arc::new(Site {
         exporter: Exporter::new(Arc::clone(&source))?,
+        source: Arc::clone(&source),
+        file: config.config_path.clone(),
+        started: Instant::now(),
         states: shared_states.clone(),
     });
     coverage::attach(&mut hooks, &interfaces);
@@ -297,12 +302,26 @@ fn report_losses(source: &Source, packet_log: &mut PacketLog) {
 #[derive(Debug)]
 struct Site {
     exporter: Exporter,
+    source: Arc<Source>,
     states: SharedStates,
+    /// The configuration file.
+    file: Option<PathBuf>,
+    started: Instant,
 }
 
 impl http::Site for Site {
     fn metrics(&self) -> Result<String, String> {
         self.exporter.render()
+    }
+
+    fn status(&self) -> Result<String, String> {
+        status::document(
+            &self.source,
+            &self.states,
+            self.file.as_deref(),
+            self.started,
+        )
+        .to_json()
     }
 
     fn ready(&self) -> Result<(), String> {

@@ -1,4 +1,4 @@
-//! The HTTP server: metrics, health and readiness, over HTTP/1.1.
+//! The HTTP server: metrics, status, health and readiness, over HTTP/1.1.
 //!
 //! It answers from behind a [`Site`], so that a test needs no kernel programs. Whoever can reach the
 //! address can speak to it: every limit is there so that no client can take the others' answers away.
@@ -27,6 +27,14 @@ pub trait Site: Send + Sync {
     ///
     /// The reason why there are none, as a sentence for the client; it is answered with status 500.
     fn metrics(&self) -> Result<String, String>;
+
+    /// The document of [`crate::status`], as JSON. May block: it is called on a blocking thread, never
+    /// twice at a time, and also while metrics are collected.
+    ///
+    /// # Errors
+    ///
+    /// The reason why there is none, as a sentence for the client; it is answered with status 500.
+    fn status(&self) -> Result<String, String>;
 
     /// Whether the hooks that are wanted are attached. Must not block.
     ///

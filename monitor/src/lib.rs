@@ -8,6 +8,7 @@ pub mod cli;
 pub mod cmd {
     //! One file per subcommand.
     pub mod check_config;
+    pub mod status;
 }
 pub mod config;
 pub mod conntrack;
@@ -25,4 +26,5 @@ pub mod netns;
 pub mod preflight;
 pub mod ruleset;
 pub mod state;
+pub mod status;
 pub mod traffic;

@@ -1,17 +1,26 @@
 //! The `peerwatch` binary: parse, run, exit code.
 
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser as _;
 
 use monitor::cli::{self, Cli, Command};
+use monitor::cmd::status::{self, Report};
 use monitor::config::{Config, DEFAULT_FILE, Environment, Sources};
 use monitor::{cmd, daemon, diagnostics};
 
 fn main() -> ExitCode {
-    match dispatch(Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if cli::is_status(std::env::args_os()) => {
+            return show(&status::bad_arguments(&error));
+        }
+        Err(error) => error.exit(),
+    };
+    match dispatch(cli) {
+        Ok(code) => code,
         Err(error) => {
             eprintln!("peerwatch: {error:#}");
             cli::exit_code(error.as_ref())
@@ -19,7 +28,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn dispatch(cli: Cli) -> anyhow::Result<()> {
+fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Run(flags) => {
             let config = Config::new(Sources::new(flags))?;
@@ -34,14 +43,33 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
             });
             // A reader of the packet log that does not read must not hold the process.
             runtime.shutdown_timeout(std::time::Duration::from_secs(1));
-            result.map_err(Into::into)
+            result?;
         }
         Command::CheckConfig(flags) => {
             let environment = Environment::from_process();
             let line =
                 cmd::check_config::check_config(&flags, &environment, Path::new(DEFAULT_FILE))?;
             println!("{line}");
-            Ok(())
+        }
+        Command::Status(flags) => {
+            let url = std::env::var_os(status::URL_VARIABLE);
+            return Ok(show(&status::status(&flags, url.as_deref())));
         }
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes a report. The exit code is its own also where the reader has gone (`peerwatch status | head
+/// -1`), but no check shall be green whose text nobody got.
+fn show(report: &Report) -> ExitCode {
+    let written = write(io::stdout(), &report.stdout).and(write(io::stderr(), &report.stderr));
+    match written {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => ExitCode::from(status::UNKNOWN),
+        _ => ExitCode::from(report.code),
+    }
+}
+
+fn write(mut to: impl Write, text: &str) -> io::Result<()> {
+    to.write_all(text.as_bytes())?;
+    to.flush()
 }

@@ -136,6 +136,12 @@ impl Source {
         self.reasons.name(reason).into_owned()
     }
 
+    /// The running kernel's release.
+    #[must_use]
+    pub fn kernel_release(&self) -> &str {
+        &self.kernel.release
+    }
+
     /// The drop program was loaded late.
     pub fn drop_program_loaded(&self, ebpf: &aya::Ebpf) {
         lock(&self.counters).watch_drop_program(ebpf);

@@ -48,7 +48,8 @@ struct Refusals {
     drops: Option<u64>,
     last: Option<Duration>,
     /// The addresses of `nft_do_chain`, looked up when they are needed first.
-    chain: Option<Option<(u64, u64)>>,
+    chain: Option<(u64, u64)>,
+    looked_up: bool,
 }
 
 impl Refusals {
@@ -69,9 +70,13 @@ impl Refusals {
         if !refused {
             return Table::default();
         }
+        if !self.looked_up {
+            self.looked_up = true;
+            self.chain = chain();
+        }
         Table {
             refused,
-            chain: *self.chain.get_or_insert_with(chain),
+            chain: self.chain,
         }
     }
 }

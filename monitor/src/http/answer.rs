@@ -1,6 +1,6 @@
 //! From a request to its answer.
 
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
 use super::Site;
+use crate::status::PATH as STATUS;
 
 /// Path of the metrics.
 pub(super) const METRICS: &str = "/metrics";
@@ -28,18 +29,53 @@ const PLAIN: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8")
 const EXPOSITION: HeaderValue =
     HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 
+const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
+
 /// How many characters of an unknown path are given back.
 const PATH_SHOWN: usize = 200;
 
 /// An answer, ready to be written.
 pub(super) type Answer = Response<Full<Bytes>>;
 
+/// What takes work, and a thread that may block.
+#[derive(Clone, Copy)]
+enum Page {
+    Metrics,
+    Status,
+}
+
+impl Page {
+    /// What its texts call it.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Metrics => "metrics",
+            Self::Status => "status",
+        }
+    }
+
+    const fn kind(self) -> HeaderValue {
+        match self {
+            Self::Metrics => EXPOSITION,
+            Self::Status => JSON,
+        }
+    }
+
+    fn make(self, site: &dyn Site) -> Result<String, String> {
+        match self {
+            Self::Metrics => site.metrics(),
+            Self::Status => site.status(),
+        }
+    }
+}
+
 /// Answers requests for one [`Site`].
 pub(super) struct Answers {
     site: Arc<dyn Site>,
     /// One permit: scrapes run one after the other.
     scrape: Arc<Semaphore>,
-    /// How long a request for metrics may take, the wait for the scrape before it included.
+    /// One permit, so that neither of the two pages waits for the other.
+    status: Arc<Semaphore>,
+    /// How long a request for these may take, the wait for others before it included.
     patience: Duration,
 }
 
@@ -48,6 +84,7 @@ impl Answers {
         Self {
             site,
             scrape: Arc::new(Semaphore::new(1)),
+            status: Arc::new(Semaphore::new(1)),
             patience,
         }
     }
@@ -55,9 +92,10 @@ impl Answers {
     /// The answer to a request. Its body, if it has one, is never read.
     pub(super) async fn answer<B>(&self, request: &Request<B>) -> Answer {
         let path = request.uri().path();
-        if ![METRICS, HEALTH, READY].contains(&path) {
+        if ![METRICS, STATUS, HEALTH, READY].contains(&path) {
             let shown: String = path.chars().take(PATH_SHOWN).collect();
-            let text = format!("no such page: {shown}; try {METRICS}, {HEALTH} or {READY}\n");
+            let text =
+                format!("no such page: {shown}; try {METRICS}, {STATUS}, {HEALTH} or {READY}\n");
             return plain(StatusCode::NOT_FOUND, text);
         }
         let method = request.method();
@@ -69,8 +107,10 @@ impl Answers {
             headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             return answer;
         }
+        let gzip = accepts_gzip(request.headers());
         match path {
-            METRICS => self.metrics(accepts_gzip(request.headers())).await,
+            METRICS => self.page(Page::Metrics, &self.scrape, gzip).await,
+            STATUS => self.page(Page::Status, &self.status, gzip).await,
             READY => match self.site.ready() {
                 Ok(()) => plain(StatusCode::OK, "ready\n".to_owned()),
                 Err(reason) => plain(StatusCode::SERVICE_UNAVAILABLE, reason + "\n"),
@@ -79,40 +119,42 @@ impl Answers {
         }
     }
 
-    async fn metrics(&self, gzip: bool) -> Answer {
+    async fn page(&self, page: Page, turn: &Arc<Semaphore>, gzip: bool) -> Answer {
         let deadline = Instant::now() + self.patience;
+        let name = page.name();
         let too_slow = || {
-            let text = format!("no metrics within {:?}; try again later\n", self.patience);
+            let text = format!("no {name} within {:?}; try again later\n", self.patience);
             plain(StatusCode::SERVICE_UNAVAILABLE, text)
         };
-        let Ok(Ok(permit)) = timeout_at(deadline, Arc::clone(&self.scrape).acquire_owned()).await
-        else {
+        let Ok(Ok(permit)) = timeout_at(deadline, Arc::clone(turn).acquire_owned()).await else {
             return too_slow();
         };
         let site = Arc::clone(&self.site);
-        // The permit goes along: a client that hangs up leaves the scrape running, and the next one
+        // The permit goes along: a client that hangs up leaves the work running, and the next one
         // must wait for it all the same.
-        let scrape = tokio::task::spawn_blocking(move || {
-            let text = site.metrics()?;
+        let work = tokio::task::spawn_blocking(move || {
+            let text = page.make(site.as_ref())?;
             let body = if gzip {
-                compress(&text)?
+                compress(&text)
+                    .map_err(|error| format!("the {name} could not be compressed: {error}"))?
             } else {
                 text.into_bytes()
             };
             drop(permit);
             Ok::<_, String>(body)
         });
-        let body = match timeout_at(deadline, scrape).await {
+        let body = match timeout_at(deadline, work).await {
             Ok(Ok(Ok(body))) => body,
             Ok(Ok(Err(reason))) => return plain(StatusCode::INTERNAL_SERVER_ERROR, reason + "\n"),
             Ok(Err(panic)) => {
-                tracing::error!("the metrics could not be collected: {panic}");
-                let text = "the metrics could not be collected; the log of the daemon has more\n";
-                return plain(StatusCode::INTERNAL_SERVER_ERROR, text.to_owned());
+                tracing::error!("the {name} could not be collected: {panic}");
+                let text =
+                    format!("the {name} could not be collected; the log of the daemon has more\n");
+                return plain(StatusCode::INTERNAL_SERVER_ERROR, text);
             }
             Err(_) => return too_slow(),
         };
-        let mut answer = response(StatusCode::OK, EXPOSITION, body);
+        let mut answer = response(StatusCode::OK, page.kind(), body);
         let headers = answer.headers_mut();
         headers.insert(VARY, HeaderValue::from_static("Accept-Encoding"));
         if gzip {
@@ -139,13 +181,11 @@ fn response(status: StatusCode, kind: HeaderValue, body: Vec<u8>) -> Answer {
     answer
 }
 
-fn compress(text: &str) -> Result<Vec<u8>, String> {
+fn compress(text: &str) -> io::Result<Vec<u8>> {
     // Level 1: the text repeats itself so much that more effort saves little.
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-    encoder
-        .write_all(text.as_bytes())
-        .and_then(|()| encoder.finish())
-        .map_err(|error| format!("the metrics could not be compressed: {error}"))
+    encoder.write_all(text.as_bytes())?;
+    encoder.finish()
 }
 
 /// Whether the client takes gzip (RFC 9110 section 12.5.3). The most specific mention counts: `gzip` (or

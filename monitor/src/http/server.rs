@@ -27,7 +27,7 @@ pub(super) struct Limits {
     /// From an answer to the end of the next request's headers, the time that the client takes to read
     /// the answer included. Above the usual scrape intervals, so that a scraper keeps its connection.
     pub(super) idle: Duration,
-    /// For an answer with metrics. Prometheus gives up after 10 s by default.
+    /// For an answer with metrics or the status. Prometheus gives up after 10 s by default.
     pub(super) answer: Duration,
     /// From the shutdown until connections that are still answering are cut.
     pub(super) grace: Duration,

@@ -23,6 +23,7 @@ const DEADLINE: Duration = Duration::from_secs(20);
 /// A site whose answers the test sets.
 struct Fake {
     metrics: Mutex<Result<String, String>>,
+    status: Mutex<Result<String, String>>,
     ready: Mutex<Result<(), String>>,
     /// Locked by a test that wants a scrape to take as long as it likes.
     gate: Mutex<()>,
@@ -41,6 +42,10 @@ impl Site for Fake {
         let metrics = self.metrics.lock().unwrap().clone();
         assert!(metrics != Err("panic".to_owned()), "asked to panic");
         metrics
+    }
+
+    fn status(&self) -> Result<String, String> {
+        self.status.lock().unwrap().clone()
     }
 
     fn ready(&self) -> Result<(), String> {
@@ -78,6 +83,7 @@ fn start(limits: Limits) -> Server {
     let address = listener.local_addr().unwrap();
     let site = Arc::new(Fake {
         metrics: Mutex::new(Ok("# TYPE a counter\na 1\n".repeat(2000))),
+        status: Mutex::new(Ok("{\"version\":1}\n".to_owned())),
         ready: Mutex::new(Ok(())),
         gate: Mutex::new(()),
         running: AtomicU32::new(0),

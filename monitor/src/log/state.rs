@@ -113,8 +113,7 @@ impl StateLine {
             outcomes: outcomes.filter(|count| count.attempts > 0).collect(),
             pairs: pairs.collect(),
             last_ruleset_change: change.map(|change| time::rfc3339(change.at)),
-            after_ruleset_change: change
-                .is_some_and(|change| is_soon_after(memory.blocked_since(), change.monotonic)),
+            after_ruleset_change: guilty.is_some(),
         }
     }
 

@@ -238,7 +238,8 @@ fn a_wrong_request_is_answered_and_changes_nothing() -> Result<()> {
     let unknown = request(&site.host, 9680, "GET /metric", "")?;
     ensure!(unknown.status == 404, "{unknown:?}");
     ensure!(
-        unknown.text()? == "no such page: /metric; try /metrics, /healthz or /readyz\n",
+        unknown.text()?
+            == "no such page: /metric; try /metrics, /api/v1/status, /healthz or /readyz\n",
         "{:?}",
         unknown.text()
     );

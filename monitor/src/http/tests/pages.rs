@@ -21,6 +21,11 @@ async fn pages_answer_get_and_head() {
             metrics.as_str(),
             "text/plain; version=0.0.4; charset=utf-8",
         ),
+        (
+            "/api/v1/status",
+            "{\"version\":1}\n",
+            "application/json; charset=utf-8",
+        ),
         ("/healthz", "ok\n", "text/plain; charset=utf-8"),
         ("/readyz", "ready\n", "text/plain; charset=utf-8"),
     ] {
@@ -70,17 +75,62 @@ async fn metrics_are_compressed_when_asked() {
 }
 
 #[tokio::test]
+async fn the_status_is_compressed_when_asked() {
+    let server = start(Limits::default());
+    let (head, body) = server
+        .ask("GET", "/api/v1/status", "Accept-Encoding: gzip\r\n")
+        .await;
+    assert_eq!(header(&head, "content-encoding"), Some("gzip"));
+    assert_eq!(header(&head, "vary"), Some("Accept-Encoding"));
+    let mut text = String::new();
+    GzDecoder::new(body.as_slice())
+        .read_to_string(&mut text)
+        .unwrap();
+    assert_eq!(text, "{\"version\":1}\n");
+}
+
+#[tokio::test]
+async fn the_status_does_not_wait_for_a_slow_scrape() {
+    let server = start(Limits::default());
+    let release = hold_scrapes(&server.site).await;
+    let mut scrape = server.connect().await;
+    scrape
+        .write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        .await
+        .unwrap();
+    eventually("the scrape runs", || {
+        server.site.running.load(Ordering::SeqCst) == 1
+    })
+    .await;
+    let (head, body) = server.ask("GET", "/api/v1/status", "").await;
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    assert_eq!(body, b"{\"version\":1}\n");
+    release();
+    let (head, _) = split(&read_to_end(&mut scrape).await);
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+}
+
+#[tokio::test]
 async fn wrong_paths_and_methods_are_explained() {
     let server = start(Limits::default());
-    for path in ["/", "/foo", "/metrics/", "/Metrics", "//metrics"] {
+    for path in [
+        "/",
+        "/foo",
+        "/metrics/",
+        "/Metrics",
+        "//metrics",
+        "/api/v1/status/",
+    ] {
         for method in ["GET", "POST"] {
             let (head, body) = server.ask(method, path, "").await;
             assert!(head.starts_with("HTTP/1.1 404 Not Found\r\n"), "{head}");
-            let wanted = format!("no such page: {path}; try /metrics, /healthz or /readyz\n");
+            let wanted = format!(
+                "no such page: {path}; try /metrics, /api/v1/status, /healthz or /readyz\n"
+            );
             assert_eq!(String::from_utf8(body).unwrap(), wanted);
         }
     }
-    for path in ["/metrics", "/healthz", "/readyz"] {
+    for path in ["/metrics", "/api/v1/status", "/healthz", "/readyz"] {
         for method in ["POST", "PUT", "DELETE", "OPTIONS", "BREW"] {
             let (head, body) = server.ask(method, path, "Content-Length: 0\r\n").await;
             assert!(
@@ -109,6 +159,11 @@ async fn what_is_missing_is_said() {
         .await;
     assert!(head.starts_with("HTTP/1.1 500 "), "{head}");
     assert_eq!(body, b"the maps are gone\n");
+
+    *server.site.status.lock().unwrap() = Err("nothing is known yet".to_owned());
+    let (head, body) = server.ask("GET", "/api/v1/status", "").await;
+    assert!(head.starts_with("HTTP/1.1 500 "), "{head}");
+    assert_eq!(body, b"nothing is known yet\n");
 
     *server.site.metrics.lock().unwrap() = Err("panic".to_owned());
     let (head, _) = server.ask("GET", "/metrics", "").await;

@@ -1,0 +1,134 @@
+//! `peerwatch status`: asks a running daemon how its traffics do. For people, and as a check of
+//! monitoring systems that take the first line and the exit code (Nagios, Icinga, Checkmk).
+
+mod fetch;
+mod json;
+mod render;
+#[cfg(test)]
+mod tests;
+mod text;
+mod verdict;
+
+use std::ffi::OsStr;
+use std::time::Duration;
+
+use monitor_common::Direction;
+
+use crate::cli::{self, StatusFlags};
+use crate::status::Document;
+use fetch::FetchError;
+use text::clean;
+use verdict::Selection;
+
+/// Where the daemon is asked when nothing else is said.
+pub const DEFAULT_URL: &str = "http://127.0.0.1:9680";
+
+/// The variable of the environment that says something else.
+pub const URL_VARIABLE: &str = "PEERWATCH_URL";
+
+/// Exit code where the state is not known: the daemon can't be asked, or the call is wrong.
+pub const UNKNOWN: u8 = 3;
+
+/// What to write, and the exit code.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Report {
+    /// For standard output.
+    pub stdout: String,
+    /// For standard error.
+    pub stderr: String,
+    /// 0 ok or no demand, 1 degraded or failing, 2 blocked, 3 unknown.
+    pub code: u8,
+}
+
+impl Report {
+    fn unknown(sentence: &str) -> Self {
+        Self {
+            stdout: format!("PEERWATCH UNKNOWN - {}\n", clean(sentence)),
+            stderr: String::new(),
+            code: UNKNOWN,
+        }
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+enum StatusError {
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    #[error("{URL_VARIABLE} in the environment is no UTF-8; write it like {DEFAULT_URL}")]
+    Environment,
+    #[error("no traffic is named {name:?} (there are: {there}); name one of these with --traffic")]
+    NoTraffic { name: String, there: String },
+    #[error(
+        "no state is kept for {traffic}{}; add it to state_directions in the daemon's configuration",
+        direction.as_str()
+    )]
+    NoState {
+        /// With a space behind it, or empty.
+        traffic: String,
+        direction: Direction,
+    },
+}
+
+/// Asks the daemon and says how it is. `environment` is the value of [`URL_VARIABLE`]; an empty one
+/// counts as not set. What goes wrong is in the report too, with exit code 3.
+#[must_use]
+pub fn status(flags: &StatusFlags, environment: Option<&OsStr>) -> Report {
+    ask(flags, environment).unwrap_or_else(|error| {
+        if flags.json {
+            // Standard output is for JSON only.
+            let stderr = format!("peerwatch: {}\n", clean(&error.to_string()));
+            return Report {
+                stdout: String::new(),
+                stderr,
+                code: UNKNOWN,
+            };
+        }
+        Report::unknown(&error.to_string())
+    })
+}
+
+fn ask(flags: &StatusFlags, environment: Option<&OsStr>) -> Result<Report, StatusError> {
+    let url = match (&flags.url, environment.filter(|value| !value.is_empty())) {
+        (Some(url), _) => url.as_str(),
+        (None, Some(value)) => value.to_str().ok_or(StatusError::Environment)?,
+        (None, None) => DEFAULT_URL,
+    };
+    let url = fetch::Url::parse(url)?;
+    let body = fetch::get(&url, Duration::from_secs(flags.timeout))?;
+    let document = Document::parse(&body).map_err(|reason| FetchError::Answer {
+        url: url.to_string(),
+        reason,
+    })?;
+    let selection = Selection::new(&document, flags.traffic.as_deref(), flags.direction)?;
+    let verdict = selection.verdict();
+    let stdout = if flags.json {
+        json::pretty(&String::from_utf8_lossy(&body))
+    } else {
+        render::page(&selection, &verdict)
+    };
+    Ok(Report {
+        stdout,
+        stderr: String::new(),
+        code: verdict.code,
+    })
+}
+
+/// What a call of `status` with bad arguments says: on standard output in one line, as monitoring systems
+/// want it, and the whole on standard error. Help that was asked for is no error.
+#[must_use]
+pub fn bad_arguments(error: &clap::Error) -> Report {
+    let whole = error.render().to_string();
+    if !error.use_stderr() {
+        return Report {
+            stdout: whole,
+            stderr: String::new(),
+            code: 0,
+        };
+    }
+    let first = whole.lines().next().unwrap_or_default();
+    let first = first.strip_prefix("error: ").unwrap_or(first);
+    let mut report = Report::unknown(&format!("{first}; see {} status --help", cli::NAME));
+    report.stderr = whole;
+    report
+}
