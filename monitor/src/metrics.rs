@@ -279,7 +279,7 @@ impl Source {
         ));
         families.extend(firewall::families(&lock(&self.firewall)));
         families.extend(families::hooks(&states));
-        families.extend(families::maps(&snapshot));
+        families.extend(families::maps(&snapshot, &lock(&self.attempts)));
         families.extend(families::losses(
             &snapshot,
             self.lines_lost.load(Ordering::Relaxed),

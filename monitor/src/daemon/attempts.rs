@@ -27,6 +27,8 @@ pub(super) struct News {
 pub(super) struct Attempts {
     map: AttemptMap,
     tracker: Tracker,
+    /// The most records that the map has.
+    capacity: u64,
     /// Whether the last reading failed: said once.
     failed: bool,
 }
@@ -37,9 +39,10 @@ pub(super) fn monotonic() -> Duration {
 }
 
 impl Attempts {
-    pub(super) fn new(map: AttemptMap) -> Self {
+    pub(super) fn new(map: AttemptMap, capacity: u32) -> Self {
         Self {
             map,
+            capacity: capacity.into(),
             tracker: Tracker::default(),
             failed: false,
         }
@@ -67,6 +70,7 @@ impl Attempts {
         let counted = self.map.counted().map_err(|error| error.to_string())?;
         let now = monotonic();
         let entries = self.map.read().map_err(|error| error.to_string())?;
+        let records = entries.len() as u64;
         let scan = self
             .tracker
             .scan(now, counted.created, entries.into_iter(), table);
@@ -81,7 +85,8 @@ impl Attempts {
             }
             attempts.counted = counted;
             attempts.lost = self.tracker.lost();
-            attempts.live = self.tracker.live();
+            attempts.records = records;
+            attempts.capacity = self.capacity;
         });
         Ok(News {
             finished: scan.finished,

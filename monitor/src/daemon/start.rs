@@ -93,7 +93,7 @@ pub(super) fn prepare(config: &Config) -> Result<Prepared, RunError> {
     tables.set_reasons(kernel.reasons.infos())?;
     let places = places::Watched::new(kernel.reasons.clone(), &mut tables)?;
     let counters = Counters::new(&mut loaded.ebpf)?;
-    let attempts = Attempts::new(AttemptMap::new(&mut loaded.ebpf)?);
+    let attempts = Attempts::new(AttemptMap::new(&mut loaded.ebpf)?, config.max_attempts);
     let packet_log = PacketLog::new(&mut loaded.ebpf, config)
         .map_err(system("the ring buffer of packet events cannot be read"))?;
     let diagnostics = Diagnostics::new(&mut loaded.ebpf, config.bpf_log).map_err(system(

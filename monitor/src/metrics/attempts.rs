@@ -19,9 +19,9 @@ pub struct Attempts {
     pub counted: Counted,
     /// Teredo packets that were lost on their way to the daemon.
     pub teredo_lost: u64,
-    /// How many are followed now.
-    pub live: u64,
-    /// The most that can be followed.
+    /// How many records there are, of those that are followed and of those that ended lately.
+    pub records: u64,
+    /// The most that there can be.
     pub capacity: u64,
 }
 

@@ -8,8 +8,9 @@ use prometheus::proto::{
 };
 
 use super::KernelInfo;
+use super::attempts::Attempts;
 use crate::bpf::attach::HookStates;
-use crate::bpf::counters::Snapshot;
+use crate::bpf::counters::{Fill, Snapshot};
 use monitor_common::event::loss;
 
 /// Name and help of every metric of the collector, in one place.
@@ -182,11 +183,17 @@ pub(super) fn hooks(states: &HookStates) -> [Family; 2] {
     [attached, info]
 }
 
-pub(super) fn maps(snapshot: &Snapshot) -> [Family; 3] {
+pub(super) fn maps(snapshot: &Snapshot, attempts: &Attempts) -> [Family; 3] {
     let mut entries = Family::new(MAP_ENTRIES);
     let mut capacity = Family::new(MAP_CAPACITY);
     let mut full = Family::new(MAP_FULL);
-    for fill in snapshot.fills() {
+    let attempts = Fill {
+        map: "attempts",
+        entries: attempts.records,
+        capacity: attempts.capacity,
+        full: attempts.counted.refused,
+    };
+    for fill in snapshot.fills().into_iter().chain([attempts]) {
         let labels = [("map", fill.map)];
         entries.add(&labels, fill.entries);
         capacity.add(&labels, fill.capacity);
