@@ -28,6 +28,7 @@ mod events;
 mod interfaces;
 mod places;
 mod start;
+mod teredo;
 
 use events::PacketLog;
 use interfaces::Interfaces;

@@ -22,4 +22,5 @@ pub mod metrics;
 pub mod netns;
 pub mod preflight;
 pub mod state;
+pub mod teredo;
 pub mod traffic;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use nix::time::{ClockId, clock_gettime};
 use tracing::{debug, warn};
 
+use super::teredo::Teredo;
 use crate::attempt::Finished;
 use crate::attempt::tracker::{Late, Table, Tracker};
 use crate::bpf::attempts::AttemptMap;
@@ -27,6 +28,7 @@ pub(super) struct News {
 pub(super) struct Attempts {
     map: AttemptMap,
     tracker: Tracker,
+    teredo: Teredo,
     /// Whether the last reading failed: said once.
     failed: bool,
 }
@@ -37,10 +39,11 @@ pub(super) fn monotonic() -> Duration {
 }
 
 impl Attempts {
-    pub(super) fn new(map: AttemptMap) -> Self {
+    pub(super) fn new(map: AttemptMap, teredo: Teredo) -> Self {
         Self {
             map,
             tracker: Tracker::default(),
+            teredo,
             failed: false,
         }
     }
@@ -67,9 +70,15 @@ impl Attempts {
         let counted = self.map.counted().map_err(|error| error.to_string())?;
         let now = monotonic();
         let entries = self.map.read().map_err(|error| error.to_string())?;
-        let scan = self
+        let mut scan = self
             .tracker
             .scan(now, counted.created, entries.into_iter(), table);
+        let tracker = &self.tracker;
+        let teredo = self
+            .teredo
+            .read(now, table, |host| tracker.is_alive(host, now));
+        scan.finished.extend(teredo.finished);
+        scan.late.extend(teredo.late);
         if !scan.forget.is_empty()
             && let Err(error) = self.map.forget(&scan.forget)
         {
@@ -81,6 +90,7 @@ impl Attempts {
             }
             attempts.counted = counted;
             attempts.lost = self.tracker.lost();
+            attempts.teredo_lost = counted.teredo_lost + self.teredo.lost();
             attempts.live = self.tracker.live();
         });
         Ok(News {
