@@ -153,8 +153,10 @@ pub mod count {
     pub const COLLISIONS: u32 = 1;
     /// SYNs for which no record could be made.
     pub const REFUSED: u32 = 2;
+    /// Teredo packets that found no room in the ring buffer.
+    pub const TEREDO_LOST: u32 = 3;
     /// How many there are.
-    pub const LEN: u32 = 3;
+    pub const LEN: u32 = 4;
 }
 
 /// `IPPROTO_ICMP`

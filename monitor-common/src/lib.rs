@@ -16,6 +16,7 @@ pub mod drop;
 pub mod event;
 pub mod interface;
 pub mod packet;
+pub mod teredo;
 pub mod traffic;
 #[cfg(feature = "user")]
 mod user;

@@ -297,7 +297,7 @@ fn quote<R: Reader>(reader: &R, hook: u32, network: u32) -> Option<()> {
 
 /// Adds to one of [`count`].
 #[inline(always)]
-fn add(index: u32) {
+pub(crate) fn add(index: u32) {
     if let Some(value) = ATTEMPT_COUNTS.get_ptr_mut(index) {
         // SAFETY: this CPU's own value. A program that interrupts another one here may cost a count,
         // so each hook has its own.

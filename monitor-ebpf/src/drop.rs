@@ -15,7 +15,7 @@ use crate::event::{Report, report};
 use crate::kernel::skb::{HeadReader, Skb};
 use crate::maps::{LAST, REASON_TABLE, fragment};
 use crate::packet::{NOBODY, Watched, request, watched};
-use crate::{attempt, count, globals};
+use crate::{attempt, count, globals, teredo};
 use locate::{Where, locate};
 use place::Found;
 
@@ -158,9 +158,13 @@ pub(crate) fn freed(freed: &Freed) -> Option<Decision> {
     }
 
     let decision = Decision { slot, group, class };
-    if belongs && (group == BEFORE || group == SUBTRACT) {
-        let traffic = request(&watched);
-        follow(freed, &reader, &headers, traffic, &at, class);
+    if group == BEFORE || group == SUBTRACT {
+        let place = dropped_at(freed, &at, class);
+        if belongs {
+            attempt::freed(&reader, &headers, request(&watched), place);
+        } else if watched.is_watched {
+            teredo::freed(&reader, &headers, &watched, place);
+        }
     }
     if !watched.is_watched {
         return None;
@@ -169,17 +173,10 @@ pub(crate) fn freed(freed: &Freed) -> Option<Decision> {
     Some(decision)
 }
 
-/// Takes a dropped segment into its attempt.
+/// Where a packet was dropped, for its attempt.
 #[inline(always)]
-fn follow(
-    freed: &Freed,
-    reader: &HeadReader,
-    headers: &Headers,
-    traffic: u32,
-    at: &Where,
-    class: u8,
-) {
-    let at = attempt::At {
+fn dropped_at(freed: &Freed, at: &Where, class: u8) -> attempt::At {
+    attempt::At {
         location: freed.location,
         reason: if globals::HAS_REASON.load() == 0 {
             REASON_UNAVAILABLE
@@ -188,8 +185,7 @@ fn follow(
         },
         class,
         ..attempt::At::new(hook::DROP, Stage::Dropped, at.direction, 0)
-    };
-    attempt::freed(reader, headers, traffic, at);
+    }
 }
 
 /// Counts a packet as it was decided, and reports it.

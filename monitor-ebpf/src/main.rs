@@ -22,6 +22,7 @@ mod local;
 mod maps;
 mod packet;
 mod pass;
+mod teredo;
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::macros::{btf_tracepoint, cgroup_skb, classifier, raw_tracepoint};

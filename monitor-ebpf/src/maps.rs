@@ -7,6 +7,7 @@ use monitor_common::counter::{Count, SLOTS};
 use monitor_common::drop::{DropKey, MAX_DROP_KEYS, MAX_PLACES, Place, REASONS, ReasonInfo};
 use monitor_common::event::{EVENT_RING_BYTES, loss};
 use monitor_common::interface::{InterfaceCount, InterfaceInfo, MAX_INTERFACES};
+use monitor_common::teredo::{TEREDO_RING_BYTES, TeredoPacket};
 use monitor_common::traffic::PortTable;
 
 /// Port to traffic. A map and not read-only data, so that a reload needs no new programs.
@@ -133,4 +134,17 @@ pub(crate) static NOTES: PerCpuArray<crate::attempt::Note> =
 /// A record that is about to be made, by [`attempt::hook`]: too large for the stack.
 #[map]
 pub(crate) static FRESH: PerCpuArray<Attempt> =
+    PerCpuArray::with_max_entries(attempt::hook::LEN, 0);
+
+/// Index of the traffic that is Teredo's + 1, 0 where there is none. A map, so that a reload can change it.
+#[map]
+pub(crate) static TEREDO_TRAFFIC: Array<u32> = Array::with_max_entries(1, 0);
+
+/// Packets of that traffic.
+#[map]
+pub(crate) static TEREDO_RING: RingBuf = RingBuf::with_byte_size(TEREDO_RING_BYTES, 0);
+
+/// A packet that is about to be sent there, by [`attempt::hook`]: too large for the stack.
+#[map]
+pub(crate) static TEREDO_PACKETS: PerCpuArray<TeredoPacket> =
     PerCpuArray::with_max_entries(attempt::hook::LEN, 0);

@@ -16,7 +16,7 @@ use crate::kernel::device;
 use crate::kernel::probe;
 use crate::maps::{INTERFACES, LAST, fragment};
 use crate::packet::{Direct, Loaded, Watched, request, watched};
-use crate::{attempt, count, globals, local};
+use crate::{attempt, count, globals, local, teredo};
 
 /// The loopback device has this index in every namespace.
 const LOOPBACK: u32 = 1;
@@ -177,6 +177,8 @@ fn egress_with<R: Reader>(context: *mut __sk_buff, reader: &R, network: u32) -> 
     if !watched.is_watched {
         return None;
     }
+    let at = attempt::At::new(hook::EGRESS, Stage::Passed, direction as u32, network);
+    teredo::passed(context, &headers, &watched, at);
     pass(skb, reader, &headers, &watched, network, direction);
     Some(())
 }
@@ -387,6 +389,9 @@ pub(crate) fn deliver(skb: *mut __sk_buff) -> Option<()> {
     if !watched.is_watched || is_repeated(context, socket, state, &reader, &headers, &watched) {
         return None;
     }
+    let direction = Direction::Inbound as u32;
+    let at = attempt::At::new(hook::DELIVER, Stage::Passed, direction, 0);
+    teredo::passed(skb, &headers, &watched, at);
     pass(context, &reader, &headers, &watched, 0, Direction::Inbound);
     Some(())
 }

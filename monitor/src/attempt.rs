@@ -8,6 +8,7 @@ use std::time::Duration;
 use monitor_common::{Direction, Family, Protocol};
 
 pub mod judge;
+pub mod teredo;
 pub mod totals;
 pub mod tracker;
 

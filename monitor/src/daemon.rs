@@ -31,6 +31,7 @@ mod places;
 mod start;
 mod states;
 mod status;
+mod teredo;
 
 use answer::Answer;
 use events::PacketLog;

@@ -27,4 +27,5 @@ pub mod preflight;
 pub mod ruleset;
 pub mod state;
 pub mod status;
+pub mod teredo;
 pub mod traffic;

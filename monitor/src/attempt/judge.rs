@@ -121,10 +121,10 @@ fn answered(attempt: &Attempt, now: Duration) -> Judgement {
     Judgement::Pending
 }
 
-/// Who of this host drops, by the class.
-fn dropper(class: u8, attempt: &Attempt, world: &impl World) -> BlockedBy {
-    match Class::from_code(class) {
-        Some(Class::Firewall) if world.is_table_full(attempt.location) => BlockedBy::LocalConntrack,
+/// Who of this host drops, by the class. A full connection table looks like a rule.
+pub(super) const fn dropper(class: Option<Class>, is_table_full: bool) -> BlockedBy {
+    match class {
+        Some(Class::Firewall) if is_table_full => BlockedBy::LocalConntrack,
         Some(Class::Firewall) => BlockedBy::LocalFirewall,
         Some(Class::Routing | Class::RpFilter) => BlockedBy::LocalStack,
         Some(
@@ -141,7 +141,10 @@ fn dropped(attempt: &Attempt, world: &impl World) -> Judgement {
         Some(Class::Firewall) if refused_here => (Outcome::Rejected, BlockedBy::LocalFirewall),
         Some(Class::NoListener) => (Outcome::Refused, BlockedBy::LocalHost),
         Some(Class::Neighbour) => (Outcome::Offline, BlockedBy::None),
-        _ => (Outcome::Dropped, dropper(attempt.class, attempt, world)),
+        class => {
+            let full = world.is_table_full(attempt.location);
+            (Outcome::Dropped, dropper(class, full))
+        }
     };
     Judgement::Ended {
         outcome,
@@ -181,7 +184,10 @@ fn reply_dropped(attempt: &Attempt, world: &impl World) -> Option<Judgement> {
     }
     Some(Judgement::Ended {
         outcome: Outcome::ReplyDropped,
-        blocked_by: dropper(attempt.reply_class, attempt, world),
+        blocked_by: dropper(
+            Class::from_code(attempt.reply_class),
+            world.is_table_full(attempt.location),
+        ),
         reason: Some(attempt.reply_reason),
     })
 }

@@ -64,6 +64,17 @@ pub struct Table {
     pub chain: Option<(u64, u64)>,
 }
 
+impl Table {
+    /// Whether a drop by the instruction at `location` that looks like a rule's is the full table's.
+    #[must_use]
+    pub fn is_full_at(&self, location: u64) -> bool {
+        let by_a_chain = self
+            .chain
+            .is_some_and(|(start, end)| (start..end).contains(&location));
+        self.refused && !by_a_chain
+    }
+}
+
 /// Attempts and the hosts that they reach.
 #[derive(Debug, Default)]
 pub struct Tracker {
@@ -93,11 +104,7 @@ struct View<'a> {
 
 impl World for View<'_> {
     fn is_table_full(&self, location: u64) -> bool {
-        let by_a_chain = self
-            .table
-            .chain
-            .is_some_and(|(start, end)| (start..end).contains(&location));
-        self.table.refused && !by_a_chain
+        self.table.is_full_at(location)
     }
 
     fn is_alive(&self, attempt: &Attempt) -> bool {

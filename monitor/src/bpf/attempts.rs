@@ -23,6 +23,8 @@ pub struct Counted {
     pub collisions: u64,
     /// SYNs for which no record could be made.
     pub refused: u64,
+    /// Teredo packets that found no room in the ring buffer.
+    pub teredo_lost: u64,
 }
 
 /// The map of attempts.
@@ -79,6 +81,7 @@ impl AttemptMap {
             created: read(count::CREATED)?,
             collisions: read(count::COLLISIONS)?,
             refused: read(count::REFUSED)?,
+            teredo_lost: read(count::TEREDO_LOST)?,
         })
     }
 

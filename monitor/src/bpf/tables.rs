@@ -26,7 +26,7 @@ pub enum TableError {
 }
 
 /// Takes a map out of the object.
-pub(super) fn take<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, TableError>
+pub(crate) fn take<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, TableError>
 where
     T: TryFrom<aya::maps::Map, Error = MapError>,
 {
@@ -41,6 +41,7 @@ fn written(map: &'static str, result: Result<(), MapError>) -> Result<(), TableE
 /// The tables, writable while the programs run.
 pub struct Tables {
     ports: Array<MapData, PortTable>,
+    teredo: Array<MapData, u32>,
     reasons: Array<MapData, ReasonInfo>,
     places: Array<MapData, Place>,
     used_places: usize,
@@ -63,6 +64,7 @@ impl Tables {
     pub fn new(ebpf: &mut Ebpf) -> Result<Self, TableError> {
         Ok(Self {
             ports: take(ebpf, "PORT_TABLE")?,
+            teredo: take(ebpf, "TEREDO_TRAFFIC")?,
             reasons: take(ebpf, "REASON_TABLE")?,
             places: take(ebpf, "PLACE_TABLE")?,
             used_places: 0,
@@ -78,6 +80,16 @@ impl Tables {
     /// Where the kernel refuses.
     pub fn set_ports(&mut self, table: &PortTable) -> Result<(), TableError> {
         written("PORT_TABLE", self.ports.set(0, table, 0))
+    }
+
+    /// Sets which traffic is Teredo's.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel refuses.
+    pub fn set_teredo(&mut self, index: Option<u8>) -> Result<(), TableError> {
+        let value = index.map_or(0, |index| u32::from(index) + 1);
+        written("TEREDO_TRAFFIC", self.teredo.set(0, value, 0))
     }
 
     /// Sets group and class of every reason, by index.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use nix::time::{ClockId, clock_gettime};
 use tracing::{debug, warn};
 
+use super::teredo::Teredo;
 use crate::attempt::Finished;
 use crate::attempt::tracker::{Late, Table, Tracker};
 use crate::bpf::attempts::AttemptMap;
@@ -29,6 +30,7 @@ pub(super) struct Attempts {
     tracker: Tracker,
     /// The most records that the map has.
     capacity: u64,
+    teredo: Teredo,
     /// Whether the last reading failed: said once.
     failed: bool,
 }
@@ -39,11 +41,12 @@ pub(super) fn monotonic() -> Duration {
 }
 
 impl Attempts {
-    pub(super) fn new(map: AttemptMap, capacity: u32) -> Self {
+    pub(super) fn new(map: AttemptMap, capacity: u32, teredo: Teredo) -> Self {
         Self {
             map,
             capacity: capacity.into(),
             tracker: Tracker::default(),
+            teredo,
             failed: false,
         }
     }
@@ -71,9 +74,15 @@ impl Attempts {
         let now = monotonic();
         let entries = self.map.read().map_err(|error| error.to_string())?;
         let records = entries.len() as u64;
-        let scan = self
+        let mut scan = self
             .tracker
             .scan(now, counted.created, entries.into_iter(), table);
+        let tracker = &self.tracker;
+        let teredo = self
+            .teredo
+            .read(now, table, |host| tracker.is_alive(host, now));
+        scan.finished.extend(teredo.finished);
+        scan.late.extend(teredo.late);
         if !scan.forget.is_empty()
             && let Err(error) = self.map.forget(&scan.forget)
         {
@@ -87,6 +96,7 @@ impl Attempts {
             attempts.lost = self.tracker.lost();
             attempts.records = records;
             attempts.capacity = self.capacity;
+            attempts.teredo_lost = counted.teredo_lost + self.teredo.lost();
         });
         Ok(News {
             finished: scan.finished,

@@ -12,6 +12,7 @@ use crate::bpf::tables::{TableError, Tables};
 use crate::config::InterfaceFilter;
 use crate::link::{Interface, LinkEvent, LinkType};
 use crate::metrics::Source;
+use crate::metrics::attempts::teredo_index;
 use crate::traffic::Traffics;
 
 /// The interfaces of the namespace and what follows from them.
@@ -158,6 +159,7 @@ impl Interfaces {
 
     /// Sets which ports are watched.
     pub(super) fn set_ports(&mut self, traffics: &Traffics) -> Result<(), TableError> {
-        self.tables.set_ports(&traffics.port_table())
+        self.tables.set_ports(&traffics.port_table())?;
+        self.tables.set_teredo(teredo_index(traffics))
     }
 }

@@ -7,6 +7,7 @@ use tracing::{debug, warn};
 
 use super::attempts::Attempts;
 use super::events::{Diagnostics, PacketLog};
+use super::teredo::Teredo;
 use super::{RunError, coverage, places, system};
 use crate::bpf::attach::Hooks;
 use crate::bpf::attempts::AttemptMap;
@@ -16,6 +17,7 @@ use crate::bpf::kernel::Kernel;
 use crate::bpf::load::{self, Settings};
 use crate::bpf::tables::Tables;
 use crate::config::{Config, LogPackets};
+use crate::metrics::attempts::teredo_index;
 use crate::metrics::{KernelInfo, Source};
 use crate::netns;
 use crate::preflight;
@@ -90,10 +92,13 @@ pub(super) fn prepare(config: &Config) -> Result<Prepared, RunError> {
     coverage::say(&kernel, &features, &loaded);
     let mut tables = Tables::new(&mut loaded.ebpf)?;
     tables.set_ports(&config.traffics.port_table())?;
+    tables.set_teredo(teredo_index(&config.traffics))?;
     tables.set_reasons(kernel.reasons.infos())?;
     let places = places::Watched::new(kernel.reasons.clone(), &mut tables)?;
     let counters = Counters::new(&mut loaded.ebpf)?;
-    let attempts = Attempts::new(AttemptMap::new(&mut loaded.ebpf)?, config.max_attempts);
+    let teredo = Teredo::new(&mut loaded.ebpf)?;
+    let map = AttemptMap::new(&mut loaded.ebpf)?;
+    let attempts = Attempts::new(map, config.max_attempts, teredo);
     let packet_log = PacketLog::new(&mut loaded.ebpf, config)
         .map_err(system("the ring buffer of packet events cannot be read"))?;
     let diagnostics = Diagnostics::new(&mut loaded.ebpf, config.bpf_log).map_err(system(

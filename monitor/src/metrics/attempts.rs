@@ -40,6 +40,15 @@ pub fn is_teredo(traffic: &Traffic) -> bool {
     traffic.name == "teredo"
 }
 
+/// Index of the traffic that is Teredo.
+#[must_use]
+pub fn teredo_index(traffics: &Traffics) -> Option<u8> {
+    traffics
+        .iter()
+        .find(|traffic| is_teredo(traffic))
+        .map(|traffic| traffic.index)
+}
+
 /// The series of a traffic that are there from the beginning, and those that have counted.
 fn all_series(traffic: &Traffic, totals: &Totals) -> Vec<Series> {
     let mut all: Vec<Series> = totals.counted(traffic.index).collect();

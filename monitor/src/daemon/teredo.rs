@@ -1,0 +1,55 @@
+//! Teredo attempts at work: their packets are read out of the ring buffer, and followed.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use aya::Ebpf;
+use aya::maps::{MapData, RingBuf};
+
+use crate::attempt::teredo::{Scan, TeredoTracker};
+use crate::attempt::tracker::Table;
+use crate::bpf::tables::{TableError, take};
+use crate::teredo::Packet;
+
+/// The Teredo attempts that are followed.
+pub(super) struct Teredo {
+    ring: RingBuf<MapData>,
+    tracker: TeredoTracker,
+}
+
+impl fmt::Debug for Teredo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Teredo").finish_non_exhaustive()
+    }
+}
+
+impl Teredo {
+    /// Takes the ring buffer out of a loaded object.
+    pub(super) fn new(ebpf: &mut Ebpf) -> Result<Self, TableError> {
+        Ok(Self {
+            ring: take(ebpf, "TEREDO_RING")?,
+            tracker: TeredoTracker::default(),
+        })
+    }
+
+    /// Reads what is there, and says what ended until `now`.
+    pub(super) fn read(
+        &mut self,
+        now: Duration,
+        table: Table,
+        is_alive: impl Fn(IpAddr) -> bool,
+    ) -> Scan {
+        while let Some(record) = self.ring.next() {
+            if let Some(packet) = Packet::from_bytes(&record) {
+                self.tracker.packet(&packet);
+            }
+        }
+        self.tracker.scan(now, table, is_alive)
+    }
+
+    /// How many solicitations found no room to be followed.
+    pub(super) const fn lost(&self) -> u64 {
+        self.tracker.lost()
+    }
+}
