@@ -98,6 +98,13 @@ pub struct Expected {
     counts: Counts,
 }
 
+impl From<Counts> for Expected {
+    /// These rises, whatever they are.
+    fn from(counts: Counts) -> Self {
+        Self { counts }
+    }
+}
+
 impl Expected {
     /// Nothing is counted.
     #[must_use]

@@ -123,8 +123,12 @@ impl Seen {
 /// The port behind a translation of the port.
 const BEHIND: u16 = 18_080;
 
-/// Long enough for any answer, and shorter than the wait before a SYN is repeated.
+/// Shorter than the wait before a SYN is repeated.
 pub const ONCE: Duration = Duration::from_millis(700);
+
+/// Long enough for any answer. An ICMP error that comes while the client is still in its call, as it may
+/// where all is one machine, is heard only when the SYN is repeated.
+pub const ANSWER: Duration = Duration::from_secs(4);
 
 /// How long an attempt may take from the end of its scene until it is counted.
 const PATIENCE: Duration = Duration::from_secs(25);
@@ -360,7 +364,9 @@ impl<'a> Act<'a> {
         };
         let number = self.tables.fetch_add(1, Ordering::Relaxed);
         let table = format!("{family} {}_{}_{number}", self.slot.traffic, self.number);
-        host.nft(&format!("table {table} {{ chain it {{ {hook}; {rule}; }}; }}"))?;
+        host.nft(&format!(
+            "table {table} {{ chain it {{ {hook}; {rule}; }}; }}"
+        ))?;
         Ok(table)
     }
 
@@ -385,6 +391,10 @@ impl<'a> Act<'a> {
         self.host().run(|| {
             let socket = Socket::new(Domain::for_address(at), Type::STREAM, None)?;
             socket.set_reuse_address(true)?;
+            if at.is_ipv6() {
+                // The server has all addresses of a network by a route.
+                socket.set_freebind_v6(true)?;
+            }
             socket.bind(&at.into()).with_context(|| at.to_string())?;
             socket.listen(backlog)?;
             Ok(socket.into())

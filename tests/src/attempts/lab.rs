@@ -184,24 +184,30 @@ impl Lab {
     ///
     /// When they can't be had.
     pub fn counts(&self) -> Result<Counts> {
-        self.daemon.scrape_of(&COUNTERS)
+        self.counts_since(Instant::now())
     }
 
-    /// The same, up to a fifth of a second old: many scenes wait for them, and the daemon reads its
-    /// attempts twice a second.
+    /// The same, up to half a second old: many scenes wait for them, and the daemon reads its attempts
+    /// twice a second.
     ///
     /// # Errors
     ///
     /// As [`Lab::counts`].
     pub fn recent_counts(&self) -> Result<Counts> {
+        self.counts_since(Instant::now() - Duration::from_millis(500))
+    }
+
+    /// One scrape at a time, shared by all who wait for it.
+    fn counts_since(&self, earliest: Instant) -> Result<Counts> {
         let mut scraped = self.scraped();
         if let Some((at, counts)) = &*scraped
-            && at.elapsed() < Duration::from_millis(200)
+            && *at >= earliest
         {
             return Ok(counts.clone());
         }
-        let counts = self.counts()?;
-        *scraped = Some((Instant::now(), counts.clone()));
+        let at = Instant::now();
+        let counts = self.daemon.scrape_of(&COUNTERS)?;
+        *scraped = Some((at, counts.clone()));
         Ok(counts)
     }
 

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::act::{Act, ONCE, Seen, Target, Way};
+use super::act::{ANSWER, Act, ONCE, Seen, Target, Way};
 use super::{Scene, scene};
 use crate::expect::{Expected, Family};
 use crate::needs::Feature;
@@ -105,22 +105,18 @@ pub fn scenes() -> Vec<Scene> {
             Some(feature) => scene.needing(feature),
             None => scene,
         };
-        all.push(add(scene(
-            &format!("dropped/{name}"),
-            hook.syn.1,
-            |act| dropped(act, hook),
-        )));
+        all.push(add(scene(&format!("dropped/{name}"), hook.syn.1, |act| {
+            dropped(act, hook)
+        })));
         all.push(add(scene(
             &format!("reply_dropped/{name}"),
             hook.syn_ack.1,
             |act| reply_dropped(act, hook),
         )));
         if hook.rejects {
-            all.push(scene(
-                &format!("rejected/icmp/{name}"),
-                hook.syn.1,
-                |act| rejected(act, hook, "icmpx type admin-prohibited", Seen::Unreachable),
-            ));
+            all.push(scene(&format!("rejected/icmp/{name}"), hook.syn.1, |act| {
+                rejected(act, hook, "icmpx type admin-prohibited", Seen::Unreachable)
+            }));
             all.push(scene(
                 &format!("rejected/reset/{name}"),
                 hook.syn.1,
@@ -128,12 +124,9 @@ pub fn scenes() -> Vec<Scene> {
             ));
         }
     }
+    all.push(scene("no_route", &[Way::Forwarded, Way::Dnat], by_route).target(Target::Nowhere));
     all.push(
-        scene("no_route", &[Way::Forwarded, Way::Dnat], by_route).target(Target::Nowhere),
-    );
-    all.push(
-        scene("forbidden_route", &[Way::Forwarded, Way::Dnat], by_route)
-            .target(Target::Forbidden),
+        scene("forbidden_route", &[Way::Forwarded, Way::Dnat], by_route).target(Target::Forbidden),
     );
     all.push(
         // The other family has no such check but by rules.
@@ -154,17 +147,31 @@ fn syn(act: &Act<'_>, hook: &Hook) -> String {
     }
 }
 
+/// The SYNs end in this hook.
+fn ended(act: &Act<'_>, hook: &Hook, outcome: &str) -> Expected {
+    let mut expected = Expected::nothing();
+    // Direction is the furthest stage seen: before the translation, it goes to the gateway itself.
+    let direction = if act.way == Way::Dnat && hook.before_dnat {
+        Way::Inbound.direction()
+    } else {
+        act.way.direction()
+    };
+    let key = (&*act.slot.traffic, act.family, direction);
+    expected.ended(key, (outcome, "local_firewall"), N);
+    expected
+}
+
 fn dropped(act: &Act<'_>, hook: &Hook) -> Result<Expected> {
     act.rule(&act.lab.gw, hook.syn.0, &format!("{} drop", syn(act, hook)))?;
     act.connect(N, ONCE, Seen::Silence)?;
-    Ok(act.only("dropped", "local_firewall", N))
+    Ok(ended(act, hook, "dropped"))
 }
 
 fn rejected(act: &Act<'_>, hook: &Hook, with: &str, seen: Seen) -> Result<Expected> {
     let rule = format!("{} reject with {with}", syn(act, hook));
     act.rule(&act.lab.gw, hook.syn.0, &rule)?;
-    act.connect(N, ONCE, seen)?;
-    Ok(act.only("rejected", "local_firewall", N))
+    act.connect(N, ANSWER, seen)?;
+    Ok(ended(act, hook, "rejected"))
 }
 
 fn reply_dropped(act: &Act<'_>, hook: &Hook) -> Result<Expected> {
@@ -179,7 +186,7 @@ fn reply_dropped(act: &Act<'_>, hook: &Hook) -> Result<Expected> {
 }
 
 fn by_route(act: &Act<'_>) -> Result<Expected> {
-    act.connect(N, ONCE, Seen::Unreachable)?;
+    act.connect(N, ANSWER, Seen::Unreachable)?;
     Ok(act.only("dropped", "local_stack", N))
 }
 

@@ -1,10 +1,10 @@
 //! Attempts that pass the gateway: what becomes of them is decided beyond it.
 
-use anyhow::Result;
-
 use std::time::Duration;
 
-use super::act::{Act, ONCE, Seen, Target, Way};
+use anyhow::Result;
+
+use super::act::{ANSWER, Act, ONCE, Seen, Target, Way};
 use super::pool::Place;
 use super::{Scene, scene};
 use crate::expect::Expected;
@@ -35,17 +35,17 @@ pub fn scenes() -> Vec<Scene> {
     all.extend([
         scene("host_rejects/port", Way::BEYOND, move |act| {
             act.rule(act.host(), INPUT, &format!("{} {unreachable}", act.syn()))?;
-            act.connect(N, ONCE, Seen::Refused)?;
+            act.connect(N, ANSWER, Seen::Refused)?;
             Ok(act.only("rejected", "remote_host", N))
         }),
         scene("host_rejects/prohibited", Way::BEYOND, move |act| {
             act.rule(act.host(), INPUT, &format!("{} {prohibited}", act.syn()))?;
-            act.connect(N, ONCE, Seen::Unreachable)?;
+            act.connect(N, ANSWER, Seen::Unreachable)?;
             Ok(act.only("rejected", "remote_host", N))
         }),
         scene("host_rejects/reset", Way::BEYOND, move |act| {
             act.rule(act.host(), INPUT, &format!("{} {reset}", act.syn()))?;
-            act.connect(N, ONCE, Seen::Refused)?;
+            act.connect(N, ANSWER, Seen::Refused)?;
             Ok(act.only("refused", "remote_host", N))
         }),
         scene("middlebox/prohibited", Way::BEYOND, move |act| {
@@ -54,12 +54,12 @@ pub fn scenes() -> Vec<Scene> {
                 FORWARD,
                 &format!("{} {prohibited}", act.syn()),
             )?;
-            act.connect(N, ONCE, Seen::Unreachable)?;
+            act.connect(N, ANSWER, Seen::Unreachable)?;
             Ok(act.only("rejected", "middlebox", N))
         }),
         scene("middlebox/reset", Way::BEYOND, move |act| {
             act.rule(&act.lab.router, FORWARD, &format!("{} {reset}", act.syn()))?;
-            act.connect(N, ONCE, Seen::Refused)?;
+            act.connect(N, ANSWER, Seen::Refused)?;
             // It looks as if the target had made it.
             Ok(act.only("refused", "remote_host", N))
         }),
@@ -72,12 +72,12 @@ const SEEN_BY_CLIENT: &[Way] = &[Way::Inbound, Way::Forwarded, Way::Masquerade, 
 
 fn established(act: &Act<'_>) -> Result<Expected> {
     act.listen()?;
-    act.connect(N, ONCE, Seen::Open)?;
+    act.connect(N, ANSWER, Seen::Open)?;
     Ok(act.only("established", "none", N))
 }
 
 fn refused(act: &Act<'_>) -> Result<Expected> {
-    act.connect(N, ONCE, Seen::Refused)?;
+    act.connect(N, ANSWER, Seen::Refused)?;
     let by = if act.way == Way::Inbound {
         "local_host"
     } else {
@@ -93,7 +93,7 @@ fn unknown(act: &Act<'_>) -> Result<Expected> {
 }
 
 fn heard_before(act: &Act<'_>) -> Result<Expected> {
-    act.connect(1, ONCE, Seen::Refused)?;
+    act.connect(1, ANSWER, Seen::Refused)?;
     act.rule(act.host(), INPUT, &format!("{} drop", act.syn()))?;
     act.connect(N, ONCE, Seen::Silence)?;
     let mut expected = act.only("refused", "remote_host", 1);
@@ -102,8 +102,8 @@ fn heard_before(act: &Act<'_>) -> Result<Expected> {
 }
 
 fn offline(act: &Act<'_>) -> Result<Expected> {
-    // Three questions for a link address, one second each.
-    act.connect(N, Duration::from_secs(6), Seen::Unreachable)?;
+    // Three questions for a link address, one second each; then once more, see `ANSWER`.
+    act.connect(N, Duration::from_secs(9), Seen::Unreachable)?;
     Ok(act.only("offline", "none", N))
 }
 
