@@ -391,10 +391,6 @@ impl<'a> Act<'a> {
         self.host().run(|| {
             let socket = Socket::new(Domain::for_address(at), Type::STREAM, None)?;
             socket.set_reuse_address(true)?;
-            if at.is_ipv6() {
-                // The server has all addresses of a network by a route.
-                socket.set_freebind_v6(true)?;
-            }
             socket.bind(&at.into()).with_context(|| at.to_string())?;
             socket.listen(backlog)?;
             Ok(socket.into())

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! client eth0 ─── lan0 gw wan0 ─── rt0 router rt1 ─── eth0 server
-//!   10.77.1.0/24      10.77.2.0/24       10.77.9.0/24       10.77.33.0/24, all of it
+//!   10.77.1.0/24      10.77.2.0/24       10.77.9.0/24       10.77.33.0/24
 //! ```
 //!
 //! Every scene has a traffic with a port of its own, and a target of its own: sixteen of them run side by
@@ -25,6 +25,9 @@ use crate::scrape::Counts;
 /// How many traffics a daemon can watch, and so how many scenes a lab has room for.
 pub const SLOTS: usize = 16;
 
+/// Programs are loaded one lab after the other: it takes a processor.
+static LOADING: Mutex<()> = Mutex::new(());
+
 /// What scenes look at.
 const COUNTERS: [&str; 2] = ["attempts_total", "attempts_lost_total"];
 
@@ -40,6 +43,10 @@ pub const NOWHERE: Net = Net::Tun;
 pub const FORBIDDEN: Net = Net::Passing;
 /// The client answers for it, and is deaf to what comes.
 pub const SPOOFED: Net = Net::ExtraLan;
+
+/// Host numbers of targets.
+const FIRST_TARGET: u8 = 10;
+const LAST_TARGET: u8 = 249;
 
 /// Host number of the router's far side, and of the gateway in its networks.
 const FIRST: u8 = 1;
@@ -139,8 +146,8 @@ impl Lab {
             router.ip(&format!("route add default via {via}"))?;
             let via = at(family, FAR, FIRST);
             server.ip(&format!("route add default via {via}"))?;
-            server.ip(&format!("route add local {} dev lo", whole(TARGETS)))?;
         }
+        server.ip_batch(&targets())?;
         for host in [&gw, &router] {
             host.sysctl("net.ipv4.ip_forward", "1")?;
             host.sysctl("net.ipv6.conf.all.forwarding", "1")?;
@@ -149,7 +156,9 @@ impl Lab {
         let config = temp.path().join("peerwatch.toml");
         std::fs::write(&config, traffics()?)?;
         let config = config.display().to_string();
+        let alone = LOADING.lock().unwrap_or_else(PoisonError::into_inner);
         let daemon = Daemon::start_with(&gw, temp.path(), &["--config", &config])?;
+        drop(alone);
         if keep() {
             eprintln!("lab {prefix}: nsenter --net=/run/netns/{} bash", gw.name());
         }
@@ -165,11 +174,12 @@ impl Lab {
         })
     }
 
-    /// A number from 10 to 249 that no scene had for long: the host part of its target.
+    /// A number that no scene had for long: the host part of its target.
     #[must_use]
     pub fn number(&self) -> u8 {
-        let number = self.next.fetch_add(1, Ordering::Relaxed) % 240;
-        10 + u8::try_from(number).unwrap_or_default()
+        let span = u16::from(LAST_TARGET - FIRST_TARGET + 1);
+        let number = self.next.fetch_add(1, Ordering::Relaxed) % span;
+        FIRST_TARGET + u8::try_from(number).unwrap_or_default()
     }
 
     /// The gateway's address towards the client.
@@ -214,6 +224,17 @@ impl Lab {
     fn scraped(&self) -> MutexGuard<'_, Option<(Instant, Counts)>> {
         self.scraped.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Commands that give a host every address that scenes may reach.
+fn targets() -> String {
+    let line = |family, bits: u8, number| {
+        let target = address(family, TARGETS, number);
+        format!("address add {target}/{bits} dev lo\n")
+    };
+    (FIRST_TARGET..=LAST_TARGET)
+        .flat_map(|number| [line(Family::V4, 32, number), line(Family::V6, 128, number)])
+        .collect()
 }
 
 fn namespace(prefix: &str, role: &str) -> Result<NetNs> {
