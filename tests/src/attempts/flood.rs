@@ -1,15 +1,19 @@
 //! Hundreds of thousands of spoofed SYNs beside honest clients: every one is counted, or counted as lost.
 
+use std::fmt::Write as _;
+use std::io;
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 
-use super::act::{ANSWER, Act, Seen, Target, Way};
+use super::act::{ANSWER, Act, Seen, TRAFFIC, Target, Way};
 use super::crafted::{send, sender, spoofed_syn};
 use super::lab::Slot;
 use super::{Scene, scene};
 use crate::expect::{Expected, Family};
 use crate::scrape::{Counts, rise};
+use crate::send::FrameSender;
 use crate::wait::until;
 
 /// Spoofed SYNs.
@@ -41,6 +45,7 @@ fn flood(act: &Act<'_>) -> Result<Expected> {
     honest.listen()?;
     let before = act.lab.counts()?;
     let frames: Vec<Vec<Vec<u8>>> = (0..SENDERS).map(|part| frames(act, part)).collect();
+    let silence = TRAFFIC.write().unwrap_or_else(PoisonError::into_inner);
     let took = std::thread::scope(|scope| -> Result<Duration> {
         let senders: Vec<_> = frames
             .iter()
@@ -48,7 +53,7 @@ fn flood(act: &Act<'_>) -> Result<Expected> {
                 scope.spawn(move || -> Result<Duration> {
                     let sender = sender(act.lab)?;
                     let start = Instant::now();
-                    frames.iter().try_for_each(|frame| send(&sender, frame))?;
+                    frames.iter().try_for_each(|frame| push(&sender, frame))?;
                     Ok(start.elapsed())
                 })
             })
@@ -63,55 +68,61 @@ fn flood(act: &Act<'_>) -> Result<Expected> {
         }
         Ok(took)
     })?;
+    drop(silence);
     eprintln!(
         "flood/{}: {:.0} SYNs a second",
         act.way.name(),
         f64::from(FLOOD) / took.as_secs_f64()
     );
-    let mine = |rises: &Counts, slot: &Slot| -> Counts {
-        let label = format!("traffic=\"{}\"", slot.traffic);
-        let mine = |name: &str| name.contains(&label);
-        rises
-            .iter()
-            .filter(|(series, _)| mine(&series.to_string()))
-            .map(|(series, count)| (series.clone(), *count))
-            .collect()
-    };
-    let sum = |rises: &Counts| -> u64 {
-        let lost = |name: &str| name.contains("attempts_lost_total");
-        mine(rises, act.slot).values().sum::<u64>()
-            + rises
-                .iter()
-                .filter(|(series, _)| lost(&series.to_string()))
-                .map(|(_, count)| count)
-                .sum::<u64>()
-    };
+    let sum = |rises: &Counts| rises.values().sum::<u64>();
+    let all = u64::from(FLOOD) + HONEST;
     let expected = honest.only("established", "none", HONEST);
     let mut rises = Counts::new();
     let reached = until("every SYN is accounted for", JUDGED, || {
         std::thread::sleep(Duration::from_millis(500));
         rises = rise(&before, &act.lab.counts()?)?;
-        Ok((sum(&rises) >= u64::from(FLOOD)).then_some(()))
+        Ok((sum(&rises) >= all).then_some(()))
     });
     std::thread::sleep(Duration::from_secs(2));
     rises = rise(&before, &act.lab.counts()?)?;
     let mut text = String::new();
     for (series, count) in &rises {
-        text.push_str(&format!("  {series} {count}\n"));
+        writeln!(text, "  {series} {count}")?;
     }
     eprint!("flood/{}:\n{text}", act.way.name());
-    if let Some(difference) = expected.difference(&mine(&rises, &slot)) {
-        bail!("honest clients:\n{difference}all:\n{text}");
-    }
     ensure!(
-        sum(&rises) == u64::from(FLOOD),
-        "{} of {FLOOD} are accounted for\n{text}",
+        sum(&rises) == all,
+        "{} of {all} are accounted for\n{text}",
         sum(&rises)
     );
+    let label = format!("traffic=\"{}\"", slot.traffic);
+    let theirs = rises
+        .iter()
+        .filter(|(series, _)| series.to_string().contains(&label))
+        .map(|(series, count)| (series.clone(), *count))
+        .collect();
+    if let Some(difference) = expected.difference(&theirs) {
+        bail!("honest clients:\n{difference}all:\n{text}");
+    }
     reached?;
     drop(honest);
     // Nothing comes after that.
     Ok(rises.into())
+}
+
+/// Sends a frame, again and again where a queue is full.
+fn push(sender: &FrameSender, frame: &[u8]) -> Result<()> {
+    loop {
+        let result = send(sender, frame);
+        let full = result.as_ref().is_err_and(|error| {
+            let error = error.downcast_ref::<io::Error>();
+            error.and_then(io::Error::raw_os_error) == Some(libc::ENOBUFS)
+        });
+        if !full {
+            return result;
+        }
+        std::thread::yield_now();
+    }
 }
 
 /// One sender's part of the spoofed SYNs, each with a number of its own.
