@@ -227,9 +227,18 @@ impl Daemon {
     ///
     /// When it fails or is not of the text format.
     pub fn scrape(&self) -> Result<Counts> {
+        self.scrape_of(&COMPARED)
+    }
+
+    /// One scrape: the counters with these names, without prefix.
+    ///
+    /// # Errors
+    ///
+    /// As [`Daemon::scrape`].
+    pub fn scrape_of(&self, names: &[&str]) -> Result<Counts> {
         let (status, body) = self.get("/metrics")?;
         ensure!(status == 200, "/metrics: {status}: {body}");
-        parse(&body, &COMPARED)
+        parse(&body, names)
     }
 
     /// Scrapes until two in a row agree.

@@ -98,6 +98,13 @@ pub struct Expected {
     counts: Counts,
 }
 
+impl From<Counts> for Expected {
+    /// These rises, whatever they are.
+    fn from(counts: Counts) -> Self {
+        Self { counts }
+    }
+}
+
 impl Expected {
     /// Nothing is counted.
     #[must_use]
@@ -133,6 +140,28 @@ impl Expected {
         self.add("fragments_total", &[("direction", direction)], count);
     }
 
+    /// Attempts of a traffic, family and direction ended in this way.
+    pub fn ended(
+        &mut self,
+        (traffic, family, direction): (&str, Family, &str),
+        (outcome, blocked_by): (&str, &str),
+        count: u64,
+    ) {
+        let labels = [
+            ("traffic", traffic),
+            ("family", family.name()),
+            ("direction", direction),
+            ("outcome", outcome),
+            ("blocked_by", blocked_by),
+        ];
+        self.add("attempts_total", &labels, count);
+    }
+
+    /// Attempts were not followed to their end.
+    pub fn lost(&mut self, stream: &str, count: u64) {
+        self.add("attempts_lost_total", &[("stream", stream)], count);
+    }
+
     fn verdict(&mut self, kind: Kind, verdict: &str, interface: &str, count: u64, bytes: u64) {
         let mut labels: Vec<(&str, &str)> = kind.labels();
         labels.push(("verdict", verdict));
@@ -163,6 +192,12 @@ impl Expected {
             let series = Series::new(&format!("peerwatch_{metric}"), labels);
             *self.counts.entry(series).or_default() += count;
         }
+    }
+
+    /// How much a series should rise.
+    #[must_use]
+    pub fn of(&self, series: &Series) -> u64 {
+        self.counts.get(series).copied().unwrap_or(0)
     }
 
     /// True when every expected series rose at least as much as it should.

@@ -4,6 +4,7 @@
 //! other. A row ([`rows::Row`]) sets a scene in it, sends packets, and compares what a real scrape
 //! shows with what should be there. Everything needs root.
 
+pub mod attempts;
 pub mod bpf;
 pub mod case;
 pub mod daemon;

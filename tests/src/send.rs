@@ -60,11 +60,14 @@ impl FrameSender {
                 u32::try_from(size_of::<libc::sockaddr_ll>())?,
             )
         };
+        if sent < 0 {
+            let error = io::Error::last_os_error();
+            return Err(error).with_context(|| format!("sending a frame of {} bytes", bytes.len()));
+        }
         ensure!(
             usize::try_from(sent).ok() == Some(bytes.len()),
-            "sending a frame of {} bytes: {}",
-            bytes.len(),
-            io::Error::last_os_error()
+            "sent {sent} bytes of a frame of {}",
+            bytes.len()
         );
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! The attempts that the kernel programs follow, from one reading of their map to the next.
 
+use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -100,6 +101,9 @@ struct View<'a> {
     tracker: &'a Tracker,
     table: Table,
     now: Duration,
+    /// Whether much fails, once it was asked for: it takes a look at all that went unanswered, so it is
+    /// asked once in a reading and not for each of its attempts.
+    many_fail: &'a OnceCell<bool>,
 }
 
 impl World for View<'_> {
@@ -108,7 +112,10 @@ impl World for View<'_> {
     }
 
     fn is_alive(&self, attempt: &Attempt) -> bool {
-        self.tracker.is_alive(address(attempt.target), self.now) || self.tracker.many_fail(self.now)
+        self.tracker.is_alive(address(attempt.target), self.now)
+            || *self
+                .many_fail
+                .get_or_init(|| self.tracker.many_fail(self.now))
     }
 }
 
@@ -123,6 +130,7 @@ impl Tracker {
     ) -> Scan {
         let mut scan = Scan::default();
         let mut live = 0;
+        let many_fail = OnceCell::new();
         for (key, attempt) in entries {
             self.note_life(&attempt);
             if let Some(done) = self.done.get_mut(&key) {
@@ -147,6 +155,7 @@ impl Tracker {
                 tracker: self,
                 table,
                 now,
+                many_fail: &many_fail,
             };
             match judge(&attempt, now, &view) {
                 Judgement::Pending => live += 1,
