@@ -30,6 +30,7 @@ fn load_without(without: &[Feature]) -> Result<Ebpf> {
         &kernel,
         &features,
         &Settings {
+            max_attempts: monitor_common::attempt::MAX_ATTEMPTS,
             log_dropped: true,
             log_allowed: false,
             log_rate: DEFAULT_LOG_RATE,
