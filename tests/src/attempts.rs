@@ -16,6 +16,7 @@ pub mod local;
 pub mod pool;
 pub mod remote;
 pub mod repeat;
+pub mod words;
 
 use act::{Act, Target, Way};
 use pool::Place;
@@ -110,12 +111,13 @@ impl Scene {
     }
 }
 
-/// All scenes: those first that take longest, last those that need the others to be over.
+/// All scenes: first those that load a daemon of their own, then those that take longest, last those that
+/// need the others to be over.
 #[must_use]
 pub fn all() -> Vec<Scene> {
-    let mut all = repeat::scenes();
+    let mut all = crafted::scenes();
+    all.extend(repeat::scenes());
     all.extend(remote::scenes());
-    all.extend(crafted::scenes());
     all.extend(local::scenes());
     all.extend(flood::scenes());
     all

@@ -77,7 +77,7 @@ fn where_possible(
 fn perform(pool: &Pool, scene: &Scene, way: Way, family: Family) -> Result<()> {
     if let Some(place) = scene.place {
         let lease = pool.take(place)?;
-        let act = Act::new(lease.lab(), lease.slot(), way, family, scene.target)?;
+        let act = Act::new(lease.lab()?, lease.slot(), way, family, scene.target)?;
         return act.perform(&*scene.run, false);
     }
     let mut lab = Lab::create()?;

@@ -24,7 +24,7 @@ const HONEST: u64 = 100;
 const SENDERS: u32 = 2;
 
 /// Until all of them are judged: the listener's row waits for answers that are repeated.
-const JUDGED: Duration = Duration::from_secs(60);
+const JUDGED: Duration = Duration::from_mins(1);
 
 /// The scenes.
 #[must_use]
@@ -131,8 +131,8 @@ fn frames(act: &Act<'_>, part: u32) -> Vec<Vec<u8>> {
         .map(|index| {
             let n = index * SENDERS + part;
             let host = 10 + u8::try_from(n % 200).unwrap_or(0);
-            let port = 1024 + u16::try_from(n / 200).unwrap_or(0);
-            let mut packet = spoofed_syn(act, host, port);
+            let source = 1024 + u16::try_from(n / 200).unwrap_or(0);
+            let mut packet = spoofed_syn(act, host, source);
             // An odd factor: all numbers differ.
             packet.sequence = n.wrapping_mul(0x9e37_79b1);
             packet.ip()

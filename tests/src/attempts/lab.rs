@@ -194,7 +194,7 @@ impl Lab {
     ///
     /// When they can't be had.
     pub fn counts(&self) -> Result<Counts> {
-        self.counts_since(Instant::now())
+        self.counts_no_older_than(Duration::ZERO)
     }
 
     /// The same, up to half a second old: many scenes wait for them, and the daemon reads its attempts
@@ -204,14 +204,15 @@ impl Lab {
     ///
     /// As [`Lab::counts`].
     pub fn recent_counts(&self) -> Result<Counts> {
-        self.counts_since(Instant::now() - Duration::from_millis(500))
+        self.counts_no_older_than(Duration::from_millis(500))
     }
 
     /// One scrape at a time, shared by all who wait for it.
-    fn counts_since(&self, earliest: Instant) -> Result<Counts> {
+    fn counts_no_older_than(&self, age: Duration) -> Result<Counts> {
+        let asked = Instant::now();
         let mut scraped = self.scraped();
         if let Some((at, counts)) = &*scraped
-            && *at >= earliest
+            && *at + age >= asked
         {
             return Ok(counts.clone());
         }

@@ -142,10 +142,12 @@ pub struct Lease<'a> {
 
 impl Lease<'_> {
     /// Its lab.
-    #[must_use]
-    #[expect(clippy::expect_used, reason = "empty only while it is made")]
-    pub fn lab(&self) -> &Lab {
-        self.lab.as_ref().expect("a lab")
+    ///
+    /// # Errors
+    ///
+    /// When it has none yet, which is only while it is made.
+    pub fn lab(&self) -> Result<&Lab> {
+        self.lab.as_deref().context("a slot without a lab")
     }
 
     /// The slot.

@@ -55,7 +55,7 @@ fn opens_later(act: &Act<'_>) -> Result<Expected> {
     let table = act.table(act.host(), INPUT, &format!("{} counter drop", act.syn()))?;
     let host = act.host();
     std::thread::scope(|scope| {
-        let opener = scope.spawn(|| -> Result<()> {
+        let door = scope.spawn(|| -> Result<()> {
             let waited = until("three SYNs", Duration::from_secs(15), || {
                 std::thread::sleep(Duration::from_millis(50));
                 let rules = host.sh(&format!("nft list table {table}"))?;
@@ -67,7 +67,7 @@ fn opens_later(act: &Act<'_>) -> Result<Expected> {
             waited
         });
         let connected = act.connect(1, Duration::from_secs(20), Seen::Open);
-        let opened = opener
+        let opened = door
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         connected.and(opened)
@@ -111,6 +111,8 @@ fn thousand(act: &Act<'_>) -> Result<Expected> {
 fn send_with_data(act: &Act<'_>) -> Result<io::Result<bool>> {
     /// `linux/tcp.h`: the SYN-ACK acknowledged the data in the SYN.
     const TCPI_OPT_SYN_DATA: u8 = 32;
+    /// `TCP_SYN_SENT`
+    const WAITING: u8 = 2;
     let to = act.destination();
     act.from().run(|| {
         let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
@@ -136,8 +138,6 @@ fn send_with_data(act: &Act<'_>) -> Result<io::Result<bool>> {
                 )
             };
             ensure!(result == 0, "TCP_INFO: {}", io::Error::last_os_error());
-            /// `TCP_SYN_SENT`
-            const WAITING: u8 = 2;
             Ok((info.tcpi_state != WAITING).then_some(info))
         })?;
         if let Some(error) = socket.take_error()? {
