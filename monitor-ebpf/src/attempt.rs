@@ -16,7 +16,8 @@ use monitor_common::{Direction, Family, Protocol};
 
 use crate::kernel::skb::HeadReader;
 use crate::maps::{ATTEMPT_ALIASES, ATTEMPT_COUNTS, ATTEMPTS, NOTES};
-use crate::packet::Loaded;
+use crate::packet::{Loaded, Watched, request};
+use crate::teredo;
 
 /// `linux/bpf.h`: only a new entry.
 const BPF_NOEXIST: u64 = 1;
@@ -52,6 +53,17 @@ pub(crate) struct Note {
     /// Of an ICMP error: code of the [`Maker`].
     error_by: u8,
     pad: u8,
+    /// Of a packet that is freed: what [`begin`] leaves for [`end`].
+    base: u64,
+    available: u32,
+    transport: u32,
+    length: u32,
+    /// 1 where it may belong to an attempt.
+    belongs: u32,
+    /// 1 where its ports are watched.
+    is_watched: u32,
+    /// Bytes of payload of a packet that may be Teredo's; 0 for any other.
+    teredo: u32,
 }
 
 /// Where a packet is seen.
@@ -147,16 +159,89 @@ pub(crate) fn segment(skb: *mut __sk_buff, headers: &Headers, traffic: u32, at: 
     segment_of_skb(skb, at.hook, headers.transport, at.network, headers.length);
 }
 
-/// As [`segment`], of a packet that is freed.
+/// Notes a packet that is freed, before it is known where. What differs by path is kept here until the
+/// end: the verifier would follow each path through all that comes in between.
 #[inline(always)]
-pub(crate) fn freed(reader: &HeadReader, headers: &Headers, traffic: u32, at: At) {
-    prepare(headers.family, traffic, at);
-    segment_of_head(
-        reader.base,
-        reader.available,
-        headers.transport,
-        headers.length,
-    );
+pub(crate) fn begin(
+    reader: &HeadReader,
+    headers: &Headers,
+    watched: &Watched,
+    belongs: bool,
+    location: u64,
+    reason: u32,
+) -> Option<()> {
+    let note = NOTES.get_ptr_mut(hook::DROP)?;
+    // SAFETY: this CPU's own value, of this hook.
+    let note = unsafe { &mut *note };
+    note.family = headers.family;
+    note.traffic = if belongs {
+        request(watched)
+    } else {
+        watched.traffic
+    } as u8;
+    note.hook = hook::DROP;
+    note.stage = Stage::Dropped.code();
+    note.location = location;
+    note.reason = reason;
+    note.base = reader.base as u64;
+    note.available = reader.available;
+    note.transport = headers.transport;
+    note.length = headers.length;
+    note.belongs = u32::from(belongs);
+    note.is_watched = u32::from(watched.is_watched);
+    note.teredo = if watched.is_watched {
+        teredo::payload(headers, watched, 0)
+    } else {
+        0
+    };
+    Some(())
+}
+
+/// Whether the ports of the packet that [`begin`] noted are watched.
+#[inline(always)]
+pub(crate) fn is_watched() -> bool {
+    match NOTES.get(hook::DROP) {
+        Some(note) => note.is_watched != 0,
+        None => false,
+    }
+}
+
+/// Takes the packet that [`begin`] noted into its attempt, if it may belong to one: it was dropped.
+#[inline(always)]
+pub(crate) fn end(direction: u32, class: u8) {
+    let Some(note) = NOTES.get_ptr_mut(hook::DROP) else {
+        return;
+    };
+    // SAFETY: this CPU's own value, of this hook.
+    let note = unsafe { &mut *note };
+    if note.belongs != 0 {
+        note.direction = blur(direction) as u8;
+        note.class = class;
+        segment_of_head();
+    } else if note.teredo != 0 {
+        note.direction = blur(direction) as u8;
+        note.class = class;
+        teredo_of_head();
+    }
+}
+
+#[inline(never)]
+fn teredo_of_head() -> u32 {
+    let Some(note) = NOTES.get(hook::DROP) else {
+        return 0;
+    };
+    let reader = HeadReader {
+        base: note.base as *const u8,
+        available: note.available,
+    };
+    let at = At {
+        location: note.location,
+        reason: note.reason,
+        class: note.class,
+        ..At::new(hook::DROP, Stage::Dropped, u32::from(note.direction), 0)
+    };
+    teredo::freed(&reader, note.transport, note.traffic, note.teredo, at);
+    0
 }
 
 #[inline(never)]
@@ -172,9 +257,15 @@ fn segment_of_skb(
 }
 
 #[inline(never)]
-fn segment_of_head(base: *const u8, available: u32, transport: u32, length: u32) -> u32 {
-    let reader = HeadReader { base, available };
-    take(&reader, hook::DROP, transport, 0, length);
+fn segment_of_head() -> u32 {
+    let Some(note) = NOTES.get(hook::DROP) else {
+        return 0;
+    };
+    let reader = HeadReader {
+        base: note.base as *const u8,
+        available: note.available,
+    };
+    take(&reader, hook::DROP, note.transport, 0, note.length);
     0
 }
 

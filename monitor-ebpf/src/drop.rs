@@ -3,7 +3,6 @@
 mod locate;
 mod place;
 
-use monitor_common::attempt::{Stage, hook};
 use monitor_common::drop::{DropKey, Group, REASON_UNAVAILABLE, reason_index};
 use monitor_common::packet::{
     ETHERTYPE_IPV4, ETHERTYPE_IPV6, Headers, Reader, TCP_FLAGS_OFFSET, TcpFlags, blur, parse_ipv4,
@@ -14,8 +13,8 @@ use monitor_common::{Direction, Protocol, Verdict};
 use crate::event::{Report, report};
 use crate::kernel::skb::{HeadReader, Skb};
 use crate::maps::{LAST, REASON_TABLE, fragment};
-use crate::packet::{NOBODY, Watched, request, watched};
-use crate::{attempt, count, globals, teredo};
+use crate::packet::{NOBODY, Watched, watched};
+use crate::{attempt, count, globals};
 use locate::{Where, locate};
 use place::Found;
 
@@ -122,6 +121,19 @@ pub(crate) fn freed(freed: &Freed) -> Option<Decision> {
             return None;
         }
     }
+    let reason = if globals::HAS_REASON.load() == 0 {
+        REASON_UNAVAILABLE
+    } else {
+        freed.reason
+    };
+    attempt::begin(
+        &reader,
+        &headers,
+        &watched_as,
+        belongs,
+        freed.location,
+        reason,
+    )?;
     let watched = watched_as;
     // Looked up only where the reason leaves something open.
     let place = if info.group == BY_PLACE || info.group == AFTER {
@@ -157,35 +169,15 @@ pub(crate) fn freed(freed: &Freed) -> Option<Decision> {
         return None;
     }
 
-    let decision = Decision { slot, group, class };
     if group == BEFORE || group == SUBTRACT {
-        let place = dropped_at(freed, &at, class);
-        if belongs {
-            attempt::freed(&reader, &headers, request(&watched), place);
-        } else if watched.is_watched {
-            teredo::freed(&reader, &headers, &watched, place);
-        }
+        attempt::end(at.direction, class);
     }
-    if !watched.is_watched {
+    if !attempt::is_watched() {
         return None;
     }
+    let decision = Decision { slot, group, class };
     record(freed, &reader, &headers, &watched, &at, &decision);
     Some(decision)
-}
-
-/// Where a packet was dropped, for its attempt.
-#[inline(always)]
-fn dropped_at(freed: &Freed, at: &Where, class: u8) -> attempt::At {
-    attempt::At {
-        location: freed.location,
-        reason: if globals::HAS_REASON.load() == 0 {
-            REASON_UNAVAILABLE
-        } else {
-            freed.reason
-        },
-        class,
-        ..attempt::At::new(hook::DROP, Stage::Dropped, at.direction, 0)
-    }
 }
 
 /// Counts a packet as it was decided, and reports it.

@@ -22,7 +22,7 @@ const UDP_HEADER: u32 = 8;
 
 /// Bytes of payload, where a packet may be part of an attempt; else 0.
 #[inline(always)]
-fn payload(headers: &Headers, watched: &Watched, network: u32) -> u32 {
+pub(crate) fn payload(headers: &Headers, watched: &Watched, network: u32) -> u32 {
     if headers.protocol != Protocol::Udp as u32 || headers.family != Family::Ipv4 as u32 {
         return 0;
     }
@@ -42,7 +42,7 @@ fn payload(headers: &Headers, watched: &Watched, network: u32) -> u32 {
 
 /// What a hook knows of a packet before its payload is copied.
 #[inline(always)]
-fn prepare(watched: &Watched, length: u32, at: At) {
+fn prepare(traffic: u8, length: u32, at: At) {
     let Some(packet) = TEREDO_PACKETS.get_ptr_mut(at.hook) else {
         return;
     };
@@ -51,7 +51,7 @@ fn prepare(watched: &Watched, length: u32, at: At) {
     packet.location = at.location;
     packet.reason = at.reason;
     packet.length = blur(length) as u16;
-    packet.traffic = blur(watched.traffic) as u8;
+    packet.traffic = traffic;
     packet.stage = at.stage.code();
     packet.direction = blur(at.direction) as u8;
     packet.class = at.class;
@@ -62,19 +62,16 @@ fn prepare(watched: &Watched, length: u32, at: At) {
 pub(crate) fn passed(skb: *mut __sk_buff, headers: &Headers, watched: &Watched, at: At) {
     let length = payload(headers, watched, at.network);
     if length != 0 {
-        prepare(watched, length, at);
+        prepare(blur(watched.traffic) as u8, length, at);
         copy_of_skb(skb, at.hook, headers.transport, at.network, length);
     }
 }
 
 /// As [`passed`], of a packet that is freed.
 #[inline(always)]
-pub(crate) fn freed(reader: &HeadReader, headers: &Headers, watched: &Watched, at: At) {
-    let length = payload(headers, watched, 0);
-    if length != 0 {
-        prepare(watched, length, at);
-        copy_of_head(reader.base, reader.available, headers.transport, length);
-    }
+pub(crate) fn freed(reader: &HeadReader, transport: u32, traffic: u8, length: u32, at: At) {
+    prepare(traffic, length, at);
+    copy_of_head(reader.base, reader.available, transport, length);
 }
 
 /// How many bytes are copied of so many, which are not 0. The mask bounds it where the verifier sees it.

@@ -23,7 +23,6 @@ const LOOPBACK: u32 = 1;
 const RTN_LOCAL: u16 = 2;
 const RTN_BROADCAST: u16 = 3;
 const RTN_MULTICAST: u16 = 5;
-const RTN_UNREACHABLE: u16 = 7;
 /// `linux/ipv6_route.h`
 const RTF_LOCAL: u32 = 0x8000_0000;
 
@@ -161,21 +160,21 @@ fn direction(
         let on_port = device.is_own() && has_flag(device.index, BRIDGE_PORT);
         return (on_port || has_flag(incoming, BRIDGE_PORT)).then_some(Direction::Forwarded);
     }
-    let is_local = || local::is_destination(reader, headers.family, 0);
-    let inbound = match route {
-        None => is_local(),
-        Some(route) if headers.family == Family::Ipv4 as u32 => match route.ipv4_type() {
-            Some(RTN_LOCAL | RTN_BROADCAST | RTN_MULTICAST) => true,
-            // No route, or one that refuses: the address says whose packet it is.
-            Some(RTN_UNREACHABLE) => is_local(),
-            _ => false,
-        },
+    let routed_here = match route {
+        None => false,
+        Some(route) if headers.family == Family::Ipv4 as u32 => matches!(
+            route.ipv4_type(),
+            Some(RTN_LOCAL | RTN_BROADCAST | RTN_MULTICAST)
+        ),
         Some(route) => {
             route.ipv6_flags().unwrap_or(0) & RTF_LOCAL != 0
                 // The first byte of the destination.
                 || reader.get::<u8>(24) == Some(0xff)
         }
     };
+    // Any other route says nothing: it may refuse, or be the way back to the sender, which a rule that
+    // rejects in prerouting looks up (`nf_reject_fill_skb_dst`). The address says whose packet it is.
+    let inbound = routed_here || local::is_destination(reader, headers.family, 0);
     Some(if inbound {
         Direction::Inbound
     } else {
