@@ -34,6 +34,14 @@ struct Done {
     succeeded: bool,
 }
 
+/// An attempt whose answer passed.
+#[derive(Debug)]
+struct Answered {
+    /// `first_ns` of its record in the map: that of the attempt may be older.
+    first_ns: u64,
+    attempt: Attempt,
+}
+
 /// An answer that came after the attempt was judged.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Late {
@@ -81,6 +89,8 @@ impl Table {
 pub struct Tracker {
     done: HashMap<AttemptKey, Done>,
     order: VecDeque<AttemptKey>,
+    /// Answered attempts that are not judged yet: a flood may push them out of the map.
+    answered: HashMap<AttemptKey, Answered>,
     alive: HashMap<IpAddr, Duration>,
     /// Unanswered attempts: when, client, target.
     unanswered: VecDeque<(Duration, IpAddr, IpAddr)>,
@@ -95,6 +105,16 @@ pub struct Tracker {
 #[must_use]
 pub fn address(bytes: [u8; 16]) -> IpAddr {
     Ipv6Addr::from(bytes).to_canonical()
+}
+
+/// One reading while it goes on.
+struct Reading {
+    now: Duration,
+    table: Table,
+    /// Asked once.
+    many_fail: OnceCell<bool>,
+    /// The answered attempts of the reading before that have not been met in this one.
+    answered: HashMap<AttemptKey, Answered>,
 }
 
 struct View<'a> {
@@ -129,63 +149,111 @@ impl Tracker {
         table: Table,
     ) -> Scan {
         let mut scan = Scan::default();
-        let mut live = 0;
-        let many_fail = OnceCell::new();
+        self.live = 0;
+        let mut reading = Reading {
+            now,
+            table,
+            many_fail: OnceCell::new(),
+            answered: std::mem::take(&mut self.answered),
+        };
         for (key, attempt) in entries {
-            self.note_life(&attempt);
-            if let Some(done) = self.done.get_mut(&key) {
-                if done.first_ns != attempt.first_ns {
-                    // It had been pushed out of the map, and its SYN came again.
-                    done.first_ns = attempt.first_ns;
-                    self.accounted += 1;
-                }
-                done.last = Duration::from_nanos(attempt.syn_ns.max(attempt.repeated_ns));
-                if !done.succeeded && attempt.answered_ns != 0 {
-                    done.succeeded = true;
-                    if let Some(late) = late(&attempt) {
-                        scan.late.push(late);
-                    }
-                }
-                if now.saturating_sub(done.last) >= KEEP {
-                    scan.forget.push(key);
-                }
-                continue;
-            }
-            let view = View {
-                tracker: self,
-                table,
-                now,
-                many_fail: &many_fail,
-            };
-            match judge(&attempt, now, &view) {
-                Judgement::Pending => live += 1,
-                Judgement::Vanished => {
-                    self.accounted += 1;
-                    scan.forget.push(key);
-                }
-                Judgement::Ended {
-                    outcome,
-                    blocked_by,
-                    reason,
-                } => {
-                    self.accounted += 1;
-                    let finished = finished(key, &attempt, outcome, blocked_by, now);
-                    self.end(key, &attempt, outcome, finished.as_ref());
-                    scan.finished
-                        .extend(finished.map(|finished| (finished, reason)).map(with_reason));
-                }
-            }
+            self.look(key, attempt, &mut reading, &mut scan);
+        }
+        // What is not in the map any more.
+        for (key, Answered { first_ns, attempt }) in std::mem::take(&mut reading.answered) {
+            self.decide(key, first_ns, &attempt, &reading, &mut scan);
         }
         for key in &scan.forget {
             self.done.remove(key);
         }
-        self.live = live;
         self.expire(now);
-        let lost = created.saturating_sub(self.accounted + live);
+        let lost = created.saturating_sub(self.accounted + self.live);
         // A reading that runs beside the programs may miss one: only what two readings miss is lost.
         self.lost = self.lost.max(lost.min(self.last_lost));
         self.last_lost = lost;
         scan
+    }
+
+    /// Takes in one record.
+    fn look(
+        &mut self,
+        key: AttemptKey,
+        mut attempt: Attempt,
+        reading: &mut Reading,
+        scan: &mut Scan,
+    ) {
+        self.note_life(&attempt);
+        let first_ns = attempt.first_ns;
+        if let Some(done) = self.done.get_mut(&key) {
+            if done.first_ns != first_ns {
+                // It had been pushed out of the map, and its SYN came again.
+                done.first_ns = first_ns;
+                self.accounted += 1;
+            }
+            done.last = Duration::from_nanos(attempt.syn_ns.max(attempt.repeated_ns));
+            if !done.succeeded && attempt.answered_ns != 0 {
+                done.succeeded = true;
+                if let Some(late) = late(&attempt) {
+                    scan.late.push(late);
+                }
+            }
+            if reading.now.saturating_sub(done.last) >= KEEP {
+                scan.forget.push(key);
+            }
+            return;
+        }
+        if let Some(before) = reading.answered.remove(&key) {
+            if before.first_ns != first_ns {
+                // The same, before it was judged: its answer did not arrive.
+                self.accounted += 1;
+            }
+            attempt.first_ns = before.attempt.first_ns;
+            if attempt.answered_ns == 0 {
+                attempt = again(before.attempt, attempt.syn_ns);
+            }
+        }
+        self.decide(key, first_ns, &attempt, reading, scan);
+    }
+
+    /// Judges an attempt that is not judged yet.
+    fn decide(
+        &mut self,
+        key: AttemptKey,
+        first_ns: u64,
+        attempt: &Attempt,
+        reading: &Reading,
+        scan: &mut Scan,
+    ) {
+        let view = View {
+            tracker: self,
+            table: reading.table,
+            now: reading.now,
+            many_fail: &reading.many_fail,
+        };
+        match judge(attempt, reading.now, &view) {
+            Judgement::Pending => {
+                self.live += 1;
+                if attempt.answered_ns != 0 {
+                    let attempt = *attempt;
+                    self.answered.insert(key, Answered { first_ns, attempt });
+                }
+            }
+            Judgement::Vanished => {
+                self.accounted += 1;
+                scan.forget.push(key);
+            }
+            Judgement::Ended {
+                outcome,
+                blocked_by,
+                reason,
+            } => {
+                self.accounted += 1;
+                let finished = finished(key, attempt, outcome, blocked_by, reading.now);
+                self.end(key, first_ns, attempt, outcome, finished.as_ref());
+                scan.finished
+                    .extend(finished.map(|finished| (finished, reason)).map(with_reason));
+            }
+        }
     }
 
     /// How many attempts were pushed out of the map before they could be judged.
@@ -255,12 +323,13 @@ impl Tracker {
     fn end(
         &mut self,
         key: AttemptKey,
+        first_ns: u64,
         attempt: &Attempt,
         outcome: Outcome,
         finished: Option<&Finished>,
     ) {
         let done = Done {
-            first_ns: attempt.first_ns,
+            first_ns,
             last: Duration::from_nanos(attempt.syn_ns.max(attempt.repeated_ns)),
             succeeded: outcome == Outcome::Established || attempt.answered_ns != 0,
         };
@@ -297,6 +366,21 @@ impl Tracker {
         if self.alive.len() > REMEMBERED || self.alive.values().any(|at| old(*at)) {
             self.alive.retain(|_, at| !old(*at));
         }
+    }
+}
+
+/// An answered attempt whose record was made again by a SYN.
+fn again(answered: Attempt, syn_ns: u64) -> Attempt {
+    let last = answered.repeated_ns;
+    if syn_ns <= last {
+        return answered;
+    }
+    Attempt {
+        syn_ns,
+        repeats: answered.repeats + 1,
+        gap_ns: syn_ns - last,
+        repeated_ns: syn_ns,
+        ..answered
     }
 }
 

@@ -180,3 +180,20 @@ fn what_came_in_and_vanished_is_forgotten() {
     scan(&mut tracker, 9_000, 1, &[]);
     assert_eq!(tracker.lost(), 0);
 }
+
+#[test]
+fn an_answered_attempt_that_a_flood_pushes_out_is_judged_all_the_same() {
+    let mut tracker = Tracker::default();
+    let (one, two) = ((key(1), established(0)), (key(2), established(0)));
+    scan(&mut tracker, 500, 2, &[one, two]);
+    // Of the second the SYN comes again: its answer did not arrive.
+    let again = (key(2), forwarded(1_000));
+    assert!(scan(&mut tracker, 1_500, 3, &[again]).finished.is_empty());
+    let finished = scan(&mut tracker, 3_500, 3, &[again]).finished;
+    assert_eq!(finished.len(), 1);
+    assert_eq!(finished[0].outcome, Outcome::Established);
+    let finished = scan(&mut tracker, 5_000, 3, &[again]).finished;
+    assert_eq!(finished.len(), 1, "3 s of silence behind the repetition");
+    scan(&mut tracker, 6_000, 3, &[again]);
+    assert_eq!((tracker.lost(), tracker.live()), (0, 0));
+}
