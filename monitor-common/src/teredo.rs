@@ -2,7 +2,7 @@
 
 use crate::packet::{BLUR_MAX, Plain, Ports};
 
-/// Bytes of payload that are copied at most: enough for authentication, origin, IPv6 and ICMPv6 headers
+/// Bytes of payload that are copied at most: enough for authentication, origin, IPv6 and `ICMPv6` headers
 /// (RFC 4380 section 5.1.1) as clients send them.
 pub const COPIED: u32 = 128;
 

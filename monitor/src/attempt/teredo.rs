@@ -21,7 +21,7 @@ mod round;
 use round::{Ended, PATIENCE, Round};
 
 /// How long a packet from a server proves that it is alive.
-const ALIVE: Duration = Duration::from_secs(300);
+const ALIVE: Duration = Duration::from_mins(5);
 
 /// How many rounds are followed at once: more than the ring buffer of packets lets through in the time of
 /// one.

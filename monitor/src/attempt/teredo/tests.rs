@@ -13,8 +13,8 @@ const fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-const fn nonce(number: u8) -> Option<Nonce> {
-    Some([number; 8])
+const fn nonce(number: u8) -> Nonce {
+    [number; 8]
 }
 
 fn packet(at: u64, from: &str, to: &str, message: Message) -> Packet {
@@ -30,7 +30,7 @@ fn packet(at: u64, from: &str, to: &str, message: Message) -> Packet {
 }
 
 fn ask(at: u64, number: u8) -> Packet {
-    let nonce = nonce(number);
+    let nonce = Some(nonce(number));
     packet(
         at,
         CLIENT,
@@ -40,7 +40,7 @@ fn ask(at: u64, number: u8) -> Packet {
 }
 
 fn answer(at: u64, number: u8) -> Packet {
-    let nonce = nonce(number);
+    let nonce = Some(nonce(number));
     packet(
         at,
         SERVER,
@@ -116,7 +116,7 @@ fn a_translated_solicitation_is_matched_by_its_nonce() {
         "198.51.100.1:1031",
         SERVER,
         Message::Solicitation {
-            nonce: nonce(1),
+            nonce: Some(nonce(1)),
             cone: false,
         },
     );
@@ -185,7 +185,9 @@ fn a_server_that_is_alive_makes_it_upstream() {
     assert_eq!(outcomes(&[&[made_here], &tries[..]].concat()), unknown);
     // What is known of it from elsewhere counts too.
     let mut tracker = TeredoTracker::default();
-    tries.iter().for_each(|packet| tracker.packet(packet));
+    for packet in &tries {
+        tracker.packet(packet);
+    }
     let server: IpAddr = [192, 0, 2, 1].into();
     let scan = tracker.scan(ms(72_000), Table::default(), |host| host == server);
     assert_eq!(scan.finished[0].blocked_by, BlockedBy::Upstream);
@@ -253,7 +255,7 @@ fn an_answer_that_is_dropped_is_reply_dropped() {
 fn tests_for_a_cone_are_left_out() {
     let cone = |at| {
         let message = Message::Solicitation {
-            nonce: nonce(9),
+            nonce: Some(nonce(9)),
             cone: true,
         };
         packet(at, CLIENT, SERVER, message)
@@ -291,11 +293,11 @@ fn a_late_answer_is_no_attempt() {
 fn clients_with_one_nonce_are_told_apart() {
     let other = "10.0.0.3:50000";
     let message = Message::Solicitation {
-        nonce: nonce(1),
+        nonce: Some(nonce(1)),
         cone: false,
     };
     let reply = Message::Advertisement {
-        nonce: nonce(1),
+        nonce: Some(nonce(1)),
         cone: false,
     };
     let second = packet(14_000, other, SERVER, message);
