@@ -185,7 +185,9 @@ fn a_server_that_is_alive_makes_it_upstream() {
     assert_eq!(outcomes(&[&[made_here], &tries[..]].concat()), unknown);
     // What is known of it from elsewhere counts too.
     let mut tracker = TeredoTracker::default();
-    tries.iter().for_each(|packet| tracker.packet(packet));
+    for packet in &tries {
+        tracker.packet(packet);
+    }
     let server: IpAddr = [192, 0, 2, 1].into();
     let scan = tracker.scan(ms(72_000), Table::default(), |host| host == server);
     assert_eq!(scan.finished[0].blocked_by, BlockedBy::Upstream);
