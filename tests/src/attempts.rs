@@ -16,6 +16,7 @@ pub mod local;
 pub mod pool;
 pub mod remote;
 pub mod repeat;
+pub mod teredo;
 pub mod words;
 
 use act::{Act, Target, Way};

@@ -10,7 +10,7 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use monitor_tests::attempts::act::{Act, Way};
 use monitor_tests::attempts::lab::{Lab, SLOTS, Slot};
 use monitor_tests::attempts::pool::Pool;
-use monitor_tests::attempts::{AT_LEAST, Scene, all};
+use monitor_tests::attempts::{AT_LEAST, Scene, all, teredo};
 use monitor_tests::expect::Family;
 use monitor_tests::{daemon, netns};
 
@@ -42,6 +42,11 @@ fn run() -> Result<ExitCode> {
                 }));
             }
         }
+    }
+    for (name, run) in teredo::trials() {
+        trials.push(Trial::test(name, move || {
+            run().map_err(|error| format!("{error:#}").into())
+        }));
     }
     eprintln!("attempts: {} tests", trials.len());
     assert!(trials.len() >= AT_LEAST, "only {} tests", trials.len());

@@ -67,7 +67,9 @@ const HOOKS: &[Hook] = &[
         syn: ("type filter hook output priority 0", &[Way::Outbound]),
         syn_ack: ("type filter hook output priority 0", &[Way::Inbound]),
         before_dnat: false,
-        rejects: true,
+        // What such a rule answers goes over the loopback device, which no hook watches: its attempts are
+        // `dropped` (docs/how-it-counts.md).
+        rejects: false,
     },
     Hook {
         name: "postrouting",
