@@ -4,10 +4,8 @@
 //! of its own, not inlined: the verifier follows it without all that led there.
 
 use aya_ebpf::bindings::__sk_buff;
-use aya_ebpf::helpers::bpf_ktime_get_ns;
 use monitor_common::attempt::{
-    Attempt, AttemptKey, Kind, Maker, Stage, TcpQuote, count, hook, icmp_error, is_icmp,
-    segment_kind, sequence,
+    Kind, Maker, Stage, TcpQuote, hook, icmp_error, is_icmp, segment_kind, sequence,
 };
 use monitor_common::packet::{
     Address4, Address6, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Headers, Ports, Reader, TcpStart, blur,
@@ -15,16 +13,14 @@ use monitor_common::packet::{
 use monitor_common::{Direction, Family, Protocol};
 
 use crate::kernel::skb::HeadReader;
-use crate::maps::{ATTEMPT_ALIASES, ATTEMPT_COUNTS, ATTEMPTS, NOTES};
+use crate::maps::NOTES;
 use crate::packet::{Loaded, Watched, request};
 use crate::teredo;
 
-/// `linux/bpf.h`: only a new entry.
-const BPF_NOEXIST: u64 = 1;
+mod record;
 
-/// How soon a packet of the same kind is the same packet at another place, or the answer to the same
-/// repetition: TCP waits at least 200 ms (`TCP_RTO_MIN`) before it repeats.
-const SAME_NS: u64 = 100_000_000;
+pub(crate) use record::add;
+use record::record;
 
 /// What a hook has seen of a packet. Never leaves the kernel.
 #[repr(C)]
@@ -188,8 +184,8 @@ pub(crate) fn begin(
     note.transport = headers.transport;
     note.length = headers.length;
     note.belongs = u32::from(belongs);
-    note.is_watched = u32::from(watched.is_watched);
-    note.teredo = if watched.is_watched {
+    note.is_watched = u32::from(watched.is_known);
+    note.teredo = if watched.is_known {
         teredo::payload(headers, watched, 0)
     } else {
         0
@@ -369,7 +365,8 @@ fn quote<R: Reader>(reader: &R, hook: u32, network: u32) -> Option<()> {
     addresses(note, reader, quote)?;
     let target = note.destination;
     addresses(note, reader, network)?;
-    let made_here = note.stage == Stage::Passed.code() && note.direction == OUTBOUND;
+    let made_here =
+        note.stage == Stage::Passed.code() && note.direction == Direction::Outbound.code();
     note.error_by = if made_here {
         Maker::Here.code()
     } else if note.source == target {
@@ -384,220 +381,4 @@ fn quote<R: Reader>(reader: &R, hook: u32, network: u32) -> Option<()> {
     note.error_kind = error_kind;
     record(hook);
     Some(())
-}
-
-/// Adds to one of [`count`].
-#[inline(always)]
-pub(crate) fn add(index: u32) {
-    if let Some(value) = ATTEMPT_COUNTS.get_ptr_mut(index) {
-        // SAFETY: this CPU's own value. A program that interrupts another one here may cost a count,
-        // so each hook has its own.
-        unsafe { *value += 1 };
-    }
-}
-
-/// The record that an answer belongs to: by the number of the SYN, or of the SYN with its data.
-#[inline(always)]
-fn find(note: &Note) -> Option<&'static mut Attempt> {
-    let mut key = AttemptKey {
-        family: note.family,
-        sequence: note.sequence,
-    };
-    // SAFETY: records are never freed while programs run; fields are written whole.
-    if let Some(attempt) = ATTEMPTS.get_ptr_mut(key) {
-        return Some(unsafe { &mut *attempt });
-    }
-    if note.kind == Kind::Syn.code() {
-        return None;
-    }
-    // SAFETY: as above.
-    key.sequence = unsafe { *ATTEMPT_ALIASES.get(key)? };
-    let attempt = ATTEMPTS.get_ptr_mut(key)?;
-    // SAFETY: as above.
-    Some(unsafe { &mut *attempt })
-}
-
-/// Takes the note of a hook into the record of its attempt.
-#[inline(never)]
-fn record(index: u32) -> u32 {
-    let Some(note) = NOTES.get_ptr_mut(index) else {
-        return 0;
-    };
-    // SAFETY: this CPU's own value, of the hook that calls.
-    let note = unsafe { &*note };
-    // SAFETY: no preconditions.
-    let now = unsafe { bpf_ktime_get_ns() };
-    let attempt = match find(note) {
-        Some(attempt) => attempt,
-        None => match create(note, now) {
-            Some(attempt) => attempt,
-            None => return 0,
-        },
-    };
-    if note.kind == Kind::Syn.code() {
-        syn(attempt, note, now);
-    } else if note.kind == Kind::SynAck.code() {
-        syn_ack(attempt, note, now);
-    } else if note.kind == Kind::Reset.code() {
-        reset(attempt, note, now);
-    } else if attempt.answered_ns == 0 && attempt.error_ns == 0 {
-        attempt.error_by = note.error_by;
-        attempt.error_kind = note.error_kind;
-        attempt.error_ns = now;
-    }
-    1
-}
-
-/// A new record, of a SYN to a port that is watched.
-#[inline(always)]
-fn create(note: &Note, now: u64) -> Option<&'static mut Attempt> {
-    if note.kind != Kind::Syn.code() || note.traffic == 0 {
-        return None;
-    }
-    let key = AttemptKey {
-        family: note.family,
-        sequence: note.sequence,
-    };
-    let Some(fresh) = crate::maps::FRESH.get_ptr_mut(note.hook) else {
-        return None;
-    };
-    // SAFETY: this CPU's own value, of this hook. Everything but these stays 0.
-    unsafe {
-        (*fresh).first_ns = now;
-        (*fresh).client = note.source;
-        (*fresh).client_port = note.ports.source;
-        (*fresh).target = note.destination;
-        (*fresh).target_port = note.ports.destination;
-        (*fresh).traffic = note.traffic - 1;
-        (*fresh).born = note.hook as u8;
-        (*fresh).direction = note.direction;
-    }
-    // SAFETY: initialised memory of the map.
-    let made = ATTEMPTS.insert(key, unsafe { &*fresh }, BPF_NOEXIST);
-    let Some(attempt) = ATTEMPTS.get_ptr_mut(key) else {
-        add(count::REFUSED * hook::LEN + note.hook);
-        return None;
-    };
-    if made.is_ok() {
-        add(count::CREATED * hook::LEN + note.hook);
-    }
-    if note.alias != note.sequence {
-        let alias = AttemptKey {
-            family: note.family,
-            sequence: note.alias,
-        };
-        // Without it, only an answer to the data is missed.
-        ATTEMPT_ALIASES.insert(alias, note.sequence, 0).ok();
-    }
-    // SAFETY: records are never freed while programs run.
-    Some(unsafe { &mut *attempt })
-}
-
-/// A SYN or SYN-ACK came again behind the answer.
-#[inline(always)]
-fn repeated(attempt: &mut Attempt, now: u64) {
-    let last = attempt.repeated_ns;
-    if attempt.answered_ns == 0 || now < last.wrapping_add(SAME_NS) {
-        return;
-    }
-    attempt.gap_ns = now - last;
-    attempt.repeats += 1;
-    attempt.repeated_ns = now;
-}
-
-#[inline(always)]
-fn syn(attempt: &mut Attempt, note: &Note, now: u64) {
-    if u32::from(attempt.born) == note.hook
-        && (attempt.client_port != note.ports.source || attempt.client != note.source)
-    {
-        // Another connection that happens to have the same number.
-        return add(count::COLLISIONS * hook::LEN + note.hook);
-    }
-    attempt.syn_ns = now;
-    repeated(attempt, now);
-    if note.stage == Stage::Arrived.code() {
-        return;
-    }
-    attempt.direction = note.direction;
-    if note.stage == Stage::Passed.code() {
-        attempt.target = note.destination;
-        attempt.target_port = note.ports.destination;
-        attempt.passed_ns = now;
-    } else {
-        attempt.location = note.location;
-        attempt.reason = note.reason;
-        attempt.class = note.class;
-        attempt.dropped_ns = now;
-    }
-}
-
-const INBOUND: u8 = Direction::Inbound as u8;
-const OUTBOUND: u8 = Direction::Outbound as u8;
-const FORWARDED: u8 = Direction::Forwarded as u8;
-
-/// Whether a packet goes towards the initiator of an attempt from where its SYN went.
-#[inline(always)]
-fn goes_back(attempt: &Attempt, direction: u8) -> bool {
-    match attempt.direction {
-        INBOUND => direction == OUTBOUND,
-        OUTBOUND => direction == INBOUND,
-        _ => direction == FORWARDED,
-    }
-}
-
-#[inline(always)]
-fn reply_dropped(attempt: &mut Attempt, note: &Note, now: u64) {
-    attempt.location = note.location;
-    attempt.reply_reason = note.reason;
-    attempt.reply_class = note.class;
-    attempt.reply_dropped_ns = now;
-}
-
-#[inline(always)]
-fn syn_ack(attempt: &mut Attempt, note: &Note, now: u64) {
-    if note.stage == Stage::Dropped.code() {
-        if attempt.answered_ns == 0 {
-            reply_dropped(attempt, note, now);
-        }
-        return;
-    }
-    // An answer to what never passed, or that goes another way, is no answer: a proxy of this host
-    // that answers for somebody else.
-    if note.stage != Stage::Passed.code()
-        || attempt.passed_ns == 0
-        || !goes_back(attempt, note.direction)
-    {
-        return;
-    }
-    if attempt.answered_ns == 0 {
-        attempt.repeated_ns = now;
-        attempt.answered_ns = now;
-    } else {
-        repeated(attempt, now);
-    }
-}
-
-#[inline(always)]
-fn reset(attempt: &mut Attempt, note: &Note, now: u64) {
-    if attempt.answered_ns != 0 || attempt.reset_ns != 0 || note.stage == Stage::Arrived.code() {
-        return;
-    }
-    // Of those that this host makes there are two: the stack's, and a rule's. The drop of the SYN says
-    // which one it is.
-    let here = note.direction == OUTBOUND;
-    if here && attempt.direction == OUTBOUND {
-        return;
-    }
-    if note.stage == Stage::Dropped.code() {
-        if !here && goes_back(attempt, note.direction) {
-            reply_dropped(attempt, note, now);
-        }
-        return;
-    }
-    attempt.reset_by = if here {
-        Maker::Here.code()
-    } else {
-        Maker::Target.code()
-    };
-    attempt.reset_ns = now;
 }

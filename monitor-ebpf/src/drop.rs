@@ -117,7 +117,7 @@ pub(crate) fn freed(freed: &Freed) -> Option<Decision> {
         watched_as = watched(&reader, &headers);
         // Ports are translated on the way: the number of the SYN says whose answer it is.
         belongs = attempt::may_belong(&reader, &headers);
-        if !watched_as.is_watched && !belongs {
+        if !watched_as.is_known && !belongs {
             return None;
         }
     }

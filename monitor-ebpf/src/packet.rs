@@ -79,7 +79,7 @@ impl Reader for Loaded {
 #[derive(Clone, Copy)]
 pub(crate) struct Watched {
     /// Whether it belongs to one at all.
-    pub(crate) is_watched: bool,
+    pub(crate) is_known: bool,
     pub(crate) traffic: u32,
     pub(crate) flow: u32,
     pub(crate) ports: Ports,
@@ -107,7 +107,7 @@ impl Watched {
 
 /// Stands for the traffic of a packet that nobody watches. Its slot is never used.
 pub(crate) const NOBODY: Watched = Watched {
-    is_watched: false,
+    is_known: false,
     traffic: 0,
     flow: 0,
     ports: Ports {
@@ -134,7 +134,7 @@ pub(crate) fn watched<R: Reader>(reader: &R, headers: &Headers) -> Watched {
     let request = table[usize::from(ports.destination)];
     if request != UNWATCHED {
         return Watched {
-            is_watched: true,
+            is_known: true,
             traffic: u32::from(request - 1),
             flow: blur(Flow::Request as u32),
             ports,
@@ -143,7 +143,7 @@ pub(crate) fn watched<R: Reader>(reader: &R, headers: &Headers) -> Watched {
     let reply = table[usize::from(ports.source)];
     if reply != UNWATCHED {
         return Watched {
-            is_watched: true,
+            is_known: true,
             traffic: u32::from(reply - 1),
             flow: blur(Flow::Reply as u32),
             ports,
@@ -155,7 +155,7 @@ pub(crate) fn watched<R: Reader>(reader: &R, headers: &Headers) -> Watched {
 /// Index of the traffic of a request + 1; 0 for anything else.
 #[inline(always)]
 pub(crate) fn request(watched: &Watched) -> u32 {
-    if watched.is_watched && watched.flow == Flow::Request as u32 {
+    if watched.is_known && watched.flow == Flow::Request as u32 {
         watched.traffic + 1
     } else {
         0

@@ -162,7 +162,7 @@ fn egress_with<R: Reader>(context: *mut __sk_buff, reader: &R, network: u32) -> 
     let watched = watched(reader, &headers);
     // Ports are translated on the way: the number of the SYN says whose answer it is.
     let belongs = attempt::may_belong(reader, &headers);
-    if !watched.is_watched && !belongs {
+    if !watched.is_known && !belongs {
         return None;
     }
     match is_bridged(skb) {
@@ -174,7 +174,7 @@ fn egress_with<R: Reader>(context: *mut __sk_buff, reader: &R, network: u32) -> 
         let at = attempt::At::new(hook::EGRESS, Stage::Passed, direction as u32, network);
         attempt::segment(context, &headers, request(&watched), at);
     }
-    if !watched.is_watched {
+    if !watched.is_known {
         return None;
     }
     let at = attempt::At::new(hook::EGRESS, Stage::Passed, direction as u32, network);
@@ -362,7 +362,7 @@ pub(crate) fn deliver(skb: *mut __sk_buff) -> Option<()> {
     let headers = parse(&reader, context.protocol, 0)?;
     let watched = watched(&reader, &headers);
     let belongs = attempt::may_belong(&reader, &headers);
-    if !watched.is_watched && !belongs || !is_own(skb) || is_excluded(context.ifindex) {
+    if !watched.is_known && !belongs || !is_own(skb) || is_excluded(context.ifindex) {
         return None;
     }
     // SAFETY: the field is a socket or null, which both the program and the helper check.
@@ -386,7 +386,7 @@ pub(crate) fn deliver(skb: *mut __sk_buff) -> Option<()> {
         let at = attempt::At::new(hook::DELIVER, Stage::Passed, direction, 0);
         attempt::segment(skb, &headers, request(&watched), at);
     }
-    if !watched.is_watched || is_repeated(context, socket, state, &reader, &headers, &watched) {
+    if !watched.is_known || is_repeated(context, socket, state, &reader, &headers, &watched) {
         return None;
     }
     let direction = Direction::Inbound as u32;

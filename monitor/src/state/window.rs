@@ -7,7 +7,7 @@ use super::peers::{PeerPair, Peers};
 use super::sample::{Counts, Sample, Summary};
 
 /// How many attempts a window keeps one by one. Of older ones, if there are more, it keeps sums: then
-/// it no longer knows their peers, and forgets them up to [`FOLD`] late. This bounds what a flood
+/// it no longer knows their peers, and forgets them up to 10 s late. This bounds what a flood
 /// costs, about 3 MB for each window, and what one evaluation takes.
 pub const MAX_SAMPLES: usize = 16_384;
 
