@@ -12,6 +12,7 @@ use monitor_common::packet::{
 };
 use monitor_common::{Direction, Family, Protocol};
 
+use crate::globals;
 use crate::kernel::skb::HeadReader;
 use crate::maps::NOTES;
 use crate::packet::{Loaded, Watched, request};
@@ -99,7 +100,8 @@ impl At {
 pub(crate) fn may_belong<R: Reader>(reader: &R, headers: &Headers) -> bool {
     /// SYN, RST
     const EITHER: u8 = 0x06;
-    headers.protocol == Protocol::Tcp as u32
+    globals::FOLLOW_ATTEMPTS.load() != 0
+        && headers.protocol == Protocol::Tcp as u32
         // The offset once more by way of memory: the compiler would make one check of two of different
         // pointers, which the verifier does not take.
         && match reader.get::<u8>(blur(headers.transport) + 13) {
@@ -205,6 +207,9 @@ pub(crate) fn is_watched() -> bool {
 /// Takes the packet that [`begin`] noted into its attempt, if it may belong to one: it was dropped.
 #[inline(always)]
 pub(crate) fn end(direction: u32, class: u8) {
+    if globals::FOLLOW_ATTEMPTS.load() == 0 {
+        return;
+    }
     let Some(note) = NOTES.get_ptr_mut(hook::DROP) else {
         return;
     };
@@ -310,6 +315,9 @@ fn payload(packet: u32, ip_header: u32, tcp_header: u32) -> Option<u32> {
 #[inline(always)]
 pub(crate) fn error<R: Reader>(skb: *mut __sk_buff, reader: &R, protocol: u32, at: At) {
     let is_ipv6 = protocol == u32::from(u16::to_be(ETHERTYPE_IPV6));
+    if globals::FOLLOW_ATTEMPTS.load() == 0 {
+        return;
+    }
     if !is_ipv6 && protocol != u32::from(u16::to_be(ETHERTYPE_IPV4)) {
         return;
     }

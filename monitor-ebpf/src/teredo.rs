@@ -11,6 +11,7 @@ use monitor_common::teredo::{Addresses, COPIED, LONGEST, SHORTEST, TeredoPacket}
 use monitor_common::{Family, Protocol};
 
 use crate::attempt::{At, add};
+use crate::globals;
 use crate::kernel::skb::HeadReader;
 use crate::maps::{TEREDO_PACKETS, TEREDO_RING, TEREDO_TRAFFIC};
 use crate::packet::{Loaded, Watched};
@@ -23,7 +24,10 @@ const UDP_HEADER: u32 = 8;
 /// Bytes of payload, where a packet may be part of an attempt; else 0.
 #[inline(always)]
 pub(crate) fn payload(headers: &Headers, watched: &Watched, network: u32) -> u32 {
-    if headers.protocol != Protocol::Udp as u32 || headers.family != Family::Ipv4 as u32 {
+    if globals::FOLLOW_ATTEMPTS.load() == 0
+        || headers.protocol != Protocol::Udp as u32
+        || headers.family != Family::Ipv4 as u32
+    {
         return 0;
     }
     // Most UDP packets are longer: looked at first.

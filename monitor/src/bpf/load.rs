@@ -30,6 +30,8 @@ pub struct Settings {
     /// The most detailed level of the programs' own diagnostics (`aya_log::Level` as a number), 0 for
     /// none.
     pub diagnostics: u8,
+    /// Whether attempts are followed.
+    pub follow_attempts: bool,
     /// How many attempts are followed at once.
     pub max_attempts: u32,
     /// Ask the verifier for everything it has to say.
@@ -127,6 +129,7 @@ pub fn load(
         RAW_TP
     };
     let has_reason = u8::from(facts.has_reason);
+    let follow_attempts = u8::from(settings.follow_attempts);
     let has_receiving_socket = u8::from(facts.has_receiving_socket);
     let cookie = settings.netns_cookie.unwrap_or(0);
     let has_cookie_flag = u8::from(has_cookie);
@@ -143,6 +146,7 @@ pub fn load(
     }
     loader
         .override_global("HAS_REASON", &has_reason, true)
+        .override_global("FOLLOW_ATTEMPTS", &follow_attempts, true)
         .override_global("HAS_RECEIVING_SOCKET", &has_receiving_socket, true)
         .override_global("NETNS_INUM", &settings.netns_inum, true)
         .override_global("NETNS_COOKIE", &cookie, true)

@@ -71,6 +71,15 @@ fn info(kernel: &Kernel) -> KernelInfo {
 /// Loads the programs and fills the tables that do not change.
 pub(super) fn prepare(config: &Config) -> Result<Prepared, RunError> {
     let (kernel, features) = kernel(config)?;
+    // The verifiers of kernels whose tracepoint does not name the receiving socket (before 6.11) take
+    // minutes over it, where they take it at all.
+    let follow_attempts = kernel.facts.has_receiving_socket;
+    if !follow_attempts {
+        warn!(
+            "attempts are not followed on this kernel, and there are no states: its verifier takes too \
+             long over them"
+        );
+    }
     let mut loaded = load::load(
         &kernel,
         &features,
@@ -82,6 +91,7 @@ pub(super) fn prepare(config: &Config) -> Result<Prepared, RunError> {
             netns_inum: netns::inum().map_err(system("the network namespace is not known"))?,
             netns_cookie: netns::cookie(),
             diagnostics: config.bpf_log.aya_level(),
+            follow_attempts,
             max_attempts: config.max_attempts,
             verifier_log: config.verifier_log,
         },
@@ -112,6 +122,7 @@ pub(super) fn prepare(config: &Config) -> Result<Prepared, RunError> {
         Arc::new(kernel.reasons.clone()),
         info(&kernel),
     ));
+    source.with_attempts(|attempts| attempts.followed = follow_attempts);
     Ok(Prepared {
         hooks,
         tables,

@@ -102,7 +102,8 @@ impl States {
         self.losses.observe(now, lost, longest.unwrap_or_default());
         let mut changed = Vec::new();
         let mut shown = BTreeMap::new();
-        for (traffic, direction) in wanted(&traffics) {
+        let followed = source.with_attempts(|attempts| attempts.followed);
+        for (traffic, direction) in wanted(&traffics).filter(|_| followed) {
             let thresholds = &traffic.watch.thresholds;
             let coverage = Coverage {
                 hook_missing: is_hook_missing(hooks, direction),

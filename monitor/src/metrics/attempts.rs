@@ -11,6 +11,8 @@ use crate::traffic::{Traffic, Traffics};
 /// Attempts, as the metrics show them.
 #[derive(Clone, Debug, Default)]
 pub struct Attempts {
+    /// Whether they are followed on this kernel: otherwise there are no series of them.
+    pub followed: bool,
     /// Those that ended.
     pub totals: Totals,
     /// Those that were pushed out of the map.
@@ -81,7 +83,8 @@ fn all_series(traffic: &Traffic, totals: &Totals) -> Vec<Series> {
 pub(super) fn families(attempts: &Attempts, traffics: &Traffics) -> [Family; 3] {
     let mut total = Family::new(ATTEMPTS);
     let mut times = Family::new(HANDSHAKE);
-    for traffic in traffics.iter().filter(|traffic| is_followed(traffic)) {
+    let followed = |traffic: &&Traffic| attempts.followed && is_followed(traffic);
+    for traffic in traffics.iter().filter(followed) {
         for series in all_series(traffic, &attempts.totals) {
             total.add(
                 &[

@@ -30,6 +30,7 @@ fn load_without(without: &[Feature]) -> Result<Ebpf> {
         &kernel,
         &features,
         &Settings {
+            follow_attempts: true,
             max_attempts: monitor_common::attempt::MAX_ATTEMPTS,
             log_dropped: true,
             log_allowed: false,
