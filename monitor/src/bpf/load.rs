@@ -14,6 +14,10 @@ use super::kernel::Kernel;
 
 /// Settings that are frozen into the programs.
 #[derive(Clone, Copy, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of its own in the programs"
+)]
 pub struct Settings {
     /// Send dropped packets to the event log.
     pub log_dropped: bool,
