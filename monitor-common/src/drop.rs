@@ -146,3 +146,12 @@ const _: () = assert!(size_of::<DropKey>() == 8);
 
 /// How many different drop counters the map holds.
 pub const MAX_DROP_KEYS: u32 = 4096;
+/// The programs that go on with a freed packet: indexes of the `DROP_NEXT` map.
+pub mod next {
+    /// Decides and counts.
+    pub const DECIDE: u32 = 0;
+    /// Takes it into its attempt.
+    pub const FOLLOW: u32 = 1;
+    /// How many there are.
+    pub const LEN: u32 = 2;
+}

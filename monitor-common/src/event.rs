@@ -52,6 +52,8 @@ pub mod loss {
     pub const DROPS_FULL: u32 = 2;
     /// Packets that found the map of interfaces full (they are counted in `other`).
     pub const INTERFACES_FULL: u32 = 3;
+    /// Freed packets whose note was lost, because an interrupt freed another one in between (before 6.1).
+    pub const INTERRUPTED: u32 = 4;
     /// How many there are.
-    pub const LEN: u32 = 4;
+    pub const LEN: u32 = 5;
 }

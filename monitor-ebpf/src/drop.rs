@@ -3,7 +3,9 @@
 mod locate;
 mod place;
 
-use monitor_common::drop::{DropKey, Group, REASON_UNAVAILABLE, reason_index};
+use monitor_common::attempt::hook;
+use monitor_common::drop::{DropKey, Group, REASON_UNAVAILABLE, ReasonInfo, reason_index};
+use monitor_common::event::loss;
 use monitor_common::packet::{
     ETHERTYPE_IPV4, ETHERTYPE_IPV6, Headers, Reader, TCP_FLAGS_OFFSET, TcpFlags, blur, parse_ipv4,
     parse_ipv6, segments,
@@ -87,15 +89,30 @@ pub(crate) struct Decision {
     pub(crate) class: u8,
 }
 
-/// Counts a freed packet, where it is one of ours.
+impl Freed {
+    /// The reason as it is counted.
+    #[inline(always)]
+    fn reason(&self) -> u32 {
+        if globals::HAS_REASON.load() == 0 {
+            REASON_UNAVAILABLE
+        } else {
+            self.reason
+        }
+    }
+
+    #[inline(always)]
+    fn info(&self) -> Option<&'static ReasonInfo> {
+        REASON_TABLE.get(reason_index(self.reason()))
+    }
+}
+
+/// Whether a freed packet may be one of ours: leaves a note of what was read of it.
+///
+/// Most are not, and this much is all that they cost. What follows is a program of its own, which the
+/// verifier goes through once and not for each of the paths through the headers.
 #[inline(always)]
-pub(crate) fn freed(freed: &Freed) -> Option<Decision> {
-    let info = *REASON_TABLE.get(if globals::HAS_REASON.load() == 0 {
-        reason_index(REASON_UNAVAILABLE)
-    } else {
-        reason_index(freed.reason)
-    })?;
-    if info.group == IGNORED {
+pub(crate) fn look(freed: &Freed) -> Option<()> {
+    if freed.info()?.group == IGNORED {
         return None;
     }
     let skb = freed.skb;
@@ -112,29 +129,63 @@ pub(crate) fn freed(freed: &Freed) -> Option<Decision> {
     } else {
         parse_ipv6(&reader, 0)?
     };
-    let (mut belongs, mut watched_as) = (false, NOBODY);
+    let (mut task, mut watched_as) = (attempt::NOTHING, NOBODY);
     if headers.later_fragment == 0 {
         watched_as = watched(&reader, &headers);
         // Ports are translated on the way: the number of the SYN says whose answer it is.
-        belongs = attempt::may_belong(&reader, &headers);
-        if !watched_as.is_known && !belongs {
+        let flags = attempt::may_belong(&reader, &headers);
+        if !watched_as.is_known && flags == 0 {
             return None;
         }
+        task = attempt::task(&headers, &watched_as, flags, 0);
     }
-    let reason = if globals::HAS_REASON.load() == 0 {
-        REASON_UNAVAILABLE
-    } else {
-        freed.reason
+    let note = attempt::note(hook::DROP)?;
+    note.task = task;
+    note.headers(&headers, &watched_as, 0);
+    note.skb = skb.0 as u64;
+    note.base = reader.base as u64;
+    note.available = reader.available;
+    note.protocol = headers.protocol;
+    note.later_fragment = headers.later_fragment;
+    note.is_watched = u32::from(watched_as.is_known);
+    note.flow = watched_as.flow;
+    note.watched_ports = watched_as.ports;
+    note.location = freed.location;
+    note.reason = freed.reason();
+    Some(())
+}
+
+/// Counts the packet that [`look`] noted, where it is one of ours. Leaves in the note what is to be done
+/// of it.
+#[inline(always)]
+pub(crate) fn decide(freed: &Freed) -> Option<Decision> {
+    let skb = freed.skb;
+    let note = attempt::note(hook::DROP)?;
+    if note.skb != skb.0 as u64 {
+        // Before 6.1 an interrupt's packet may come in between (`bpf_prog_run` had no guard).
+        count::lost(loss::INTERRUPTED);
+        return None;
+    }
+    let task = note.task;
+    note.task = attempt::NOTHING;
+    let headers = Headers {
+        family: note.family,
+        protocol: note.protocol,
+        later_fragment: note.later_fragment,
+        transport: note.transport,
+        length: note.length,
     };
-    attempt::begin(
-        &reader,
-        &headers,
-        &watched_as,
-        belongs,
-        freed.location,
-        reason,
-    )?;
-    let watched = watched_as;
+    let watched = Watched {
+        is_known: note.is_watched != 0,
+        traffic: note.watched_traffic,
+        flow: note.flow,
+        ports: note.watched_ports,
+    };
+    let reader = HeadReader {
+        base: note.base as *const u8,
+        available: note.available,
+    };
+    let info = *freed.info()?;
     // Looked up only where the reason leaves something open.
     let place = if info.group == BY_PLACE || info.group == AFTER {
         Found::of(freed.location)
@@ -168,16 +219,26 @@ pub(crate) fn freed(freed: &Freed) -> Option<Decision> {
         }
         return None;
     }
-
     if group == BEFORE || group == SUBTRACT {
-        attempt::end(at.direction, class);
+        note.task = task;
+        note.direction = at.direction;
+        note.class = u32::from(class);
     }
-    if !attempt::is_watched() {
+    if !watched.is_known {
         return None;
     }
     let decision = Decision { slot, group, class };
     record(freed, &reader, &headers, &watched, &at, &decision);
     Some(decision)
+}
+
+/// What [`decide`] left to be done.
+#[inline(always)]
+pub(crate) fn task() -> u32 {
+    match attempt::note(hook::DROP) {
+        Some(note) => note.task,
+        None => attempt::NOTHING,
+    }
 }
 
 /// Counts a packet as it was decided, and reports it.
@@ -198,11 +259,7 @@ fn record(
         headers.length
     };
     let packets = wire_packets(freed.skb, headers, reader, length);
-    let reason = if globals::HAS_REASON.load() == 0 {
-        REASON_UNAVAILABLE
-    } else {
-        freed.reason
-    };
+    let reason = freed.reason();
     let key = DropKey {
         slot: slot as u16,
         group,

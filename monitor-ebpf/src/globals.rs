@@ -82,8 +82,6 @@ globals! {
     NETNS_COOKIE: u64 = 0;
     /// 1 where cgroup programs may call `bpf_get_netns_cookie`.
     HAS_NETNS_COOKIE: u8 = 0;
-    /// 1 where attempts are followed: older verifiers take too long over it.
-    FOLLOW_ATTEMPTS: u8 = 0;
     /// 1 when dropped packets go to the event log.
     LOG_DROPPED: u8 = 0;
     /// 1 when allowed packets go to the event log.

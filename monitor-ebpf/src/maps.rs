@@ -1,10 +1,14 @@
 //! Every map.
 
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf};
+use aya_ebpf::maps::{
+    Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, ProgramArray, RingBuf,
+};
 use monitor_common::attempt::{self, Attempt, AttemptKey, MAX_ATTEMPTS};
 use monitor_common::counter::{Count, SLOTS};
-use monitor_common::drop::{DropKey, MAX_DROP_KEYS, MAX_PLACES, Place, REASONS, ReasonInfo};
+use monitor_common::drop::{
+    DropKey, MAX_DROP_KEYS, MAX_PLACES, Place, REASONS, ReasonInfo, next as drop_next,
+};
 use monitor_common::event::{EVENT_RING_BYTES, loss};
 use monitor_common::interface::{InterfaceCount, InterfaceInfo, MAX_INTERFACES};
 use monitor_common::teredo::{TEREDO_RING_BYTES, TeredoPacket};
@@ -148,3 +152,15 @@ pub(crate) static TEREDO_RING: RingBuf = RingBuf::with_byte_size(TEREDO_RING_BYT
 #[map]
 pub(crate) static TEREDO_PACKETS: PerCpuArray<TeredoPacket> =
     PerCpuArray::with_max_entries(attempt::hook::LEN, 0);
+
+/// The tc programs that follow a packet, by [`attempt::hook`].
+#[map]
+pub(crate) static TC_NEXT: ProgramArray = ProgramArray::with_max_entries(attempt::hook::LEN, 0);
+
+/// The cgroup program that follows a packet, by [`attempt::hook`].
+#[map]
+pub(crate) static CGROUP_NEXT: ProgramArray = ProgramArray::with_max_entries(attempt::hook::LEN, 0);
+
+/// The programs that go on with a freed packet: [`drop_next`].
+#[map]
+pub(crate) static DROP_NEXT: ProgramArray = ProgramArray::with_max_entries(drop_next::LEN, 0);

@@ -3,7 +3,7 @@
 
 use aya_ebpf::bindings::{__sk_buff, bpf_sock};
 use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_sk_fullsock};
-use monitor_common::attempt::{Stage, hook};
+use monitor_common::attempt::hook;
 use monitor_common::interface::{BRIDGE_PORT, EXCLUDED};
 use monitor_common::packet::{
     ETHERTYPE_IPV4, ETHERTYPE_IPV6, Headers, Reader, TCP_FLAGS_OFFSET, TcpFlags, TcpStart, blur,
@@ -15,8 +15,8 @@ use crate::event::{Report, report};
 use crate::kernel::device;
 use crate::kernel::probe;
 use crate::maps::{INTERFACES, LAST, fragment};
-use crate::packet::{Direct, Loaded, Watched, request, watched};
-use crate::{attempt, count, globals, local, teredo};
+use crate::packet::{Direct, Loaded, Watched, watched};
+use crate::{attempt, count, globals, local};
 
 /// The loopback device has this index in every namespace.
 const LOOPBACK: u32 = 1;
@@ -34,7 +34,7 @@ const PACKET_OTHERHOST: u32 = 3;
 
 /// Parses by `EtherType` (as it stands in `__sk_buff.protocol`, network byte order).
 #[inline(always)]
-fn parse<R: Reader>(reader: &R, protocol: u32, network: u32) -> Option<Headers> {
+pub(crate) fn parse<R: Reader>(reader: &R, protocol: u32, network: u32) -> Option<Headers> {
     if protocol == u32::from(u16::to_be(ETHERTYPE_IPV4)) {
         parse_ipv4(reader, network)
     } else if protocol == u32::from(u16::to_be(ETHERTYPE_IPV6)) {
@@ -131,84 +131,87 @@ fn is_bridged(skb: &__sk_buff) -> Option<bool> {
     Some(matches!(from, Some(from) if from.flags & BRIDGE_PORT != 0 && from.master == port.master))
 }
 
+/// Nothing of the packet is counted or noted: it is nobody's, or could not be read.
+const UNSEEN: u32 = u32::MAX;
+
+/// Gives the task that is left, or [`UNSEEN`].
 #[inline(always)]
-fn egress_with<R: Reader>(context: *mut __sk_buff, reader: &R, network: u32) -> Option<()> {
-    // SAFETY: the context is valid while the program runs.
-    let skb = unsafe { &*context };
-    let Some(headers) = parse(reader, skb.protocol, network) else {
-        let direction = if skb.ingress_ifindex == 0 {
-            Direction::Outbound
-        } else {
-            Direction::Forwarded
-        };
-        let at = attempt::At::new(hook::EGRESS, Stage::Passed, direction as u32, network);
-        attempt::error(context, reader, skb.protocol, at);
-        return None;
-    };
+fn egress_with<R: Reader>(skb: &__sk_buff, reader: &R, network: u32) -> u32 {
     let mut direction = if skb.ingress_ifindex == 0 {
         Direction::Outbound
     } else {
         Direction::Forwarded
     };
+    let Some(headers) = parse(reader, skb.protocol, network) else {
+        return match attempt::task_of_other(reader, skb.protocol, network) {
+            attempt::NOTHING => UNSEEN,
+            task => attempt::leave(hook::EGRESS, task, direction as u32, network),
+        };
+    };
     if headers.later_fragment != 0 {
         match is_bridged(skb) {
-            Some(false) => return None,
+            Some(false) => return UNSEEN,
             Some(true) => direction = Direction::Forwarded,
             None => {}
         }
         count::fragment(fragment::PASSED, direction as u32);
-        return None;
+        return UNSEEN;
     }
     let watched = watched(reader, &headers);
     // Ports are translated on the way: the number of the SYN says whose answer it is.
-    let belongs = attempt::may_belong(reader, &headers);
-    if !watched.is_known && !belongs {
-        return None;
+    let flags = attempt::may_belong(reader, &headers);
+    let task = attempt::task(&headers, &watched, flags, network);
+    if !watched.is_known && task == attempt::NOTHING {
+        return UNSEEN;
     }
     match is_bridged(skb) {
-        Some(false) => return None,
+        Some(false) => return UNSEEN,
         Some(true) => direction = Direction::Forwarded,
         None => {}
     }
-    if belongs {
-        let at = attempt::At::new(hook::EGRESS, Stage::Passed, direction as u32, network);
-        attempt::segment(context, &headers, request(&watched), at);
+    if watched.is_known {
+        pass(skb, reader, &headers, &watched, network, direction);
     }
-    if !watched.is_known {
-        return None;
+    if task == attempt::NOTHING {
+        return task;
     }
-    let at = attempt::At::new(hook::EGRESS, Stage::Passed, direction as u32, network);
-    teredo::passed(context, &headers, &watched, at);
-    pass(skb, reader, &headers, &watched, network, direction);
-    Some(())
+    attempt::leave(hook::EGRESS, task, blur(direction as u32), network)
 }
 
+/// Gives the task that is left.
 #[inline(always)]
-fn leave(skb: *mut __sk_buff, network: u32) -> Option<()> {
+fn leave(skb: *mut __sk_buff, network: u32) -> u32 {
     // SAFETY: the context is valid while the program runs.
     let context = unsafe { &*skb };
     // A tag that hardware will insert: the packet belongs to the VLAN interface, where it was counted.
     if context.vlan_present != 0 {
-        return None;
+        return attempt::NOTHING;
     }
     let direct = Direct::new(skb);
-    let result = egress_with(skb, &direct, network);
-    if result.is_none() && direct.fell_short(context) {
-        return egress_with(skb, &Loaded(skb), network);
+    let mut task = egress_with(context, &direct, network);
+    if task == UNSEEN && direct.fell_short(context) {
+        task = egress_with(context, &Loaded(skb), network);
     }
-    result
+    if task == UNSEEN {
+        attempt::NOTHING
+    } else {
+        task
+    }
 }
 
 /// tc egress of a device with an Ethernet header.
 #[inline(always)]
-pub(crate) fn leave_ethernet(skb: *mut __sk_buff) {
-    let _: Option<()> = leave(skb, ETHERNET_HEADER);
+pub(crate) fn leave_ethernet(skb: *mut __sk_buff) -> u32 {
+    leave(skb, ETHERNET_HEADER)
 }
 
 /// tc egress of any other device: the length of the link header is read from the packet itself.
 #[inline(always)]
-pub(crate) fn leave_other(skb: *mut __sk_buff) {
-    let _: Option<()> = link_header(skb).and_then(|network| leave(skb, network));
+pub(crate) fn leave_other(skb: *mut __sk_buff) -> u32 {
+    match link_header(skb) {
+        Some(network) => leave(skb, network),
+        None => attempt::NOTHING,
+    }
 }
 
 /// How far the IP header is behind `data`, bytes.
@@ -225,49 +228,45 @@ fn link_header(skb: *const __sk_buff) -> Option<u32> {
 }
 
 /// tc ingress: counts fragments for this host that carry no ports. The socket hook sees the datagram
-/// only when it is whole again.
+/// only when it is whole again. Gives the task that is left.
 #[inline(always)]
-fn arrive(skb: *mut __sk_buff, network: u32) -> Option<()> {
+fn arrive(skb: *mut __sk_buff, network: u32) -> u32 {
     // SAFETY: the context is valid while the program runs.
     let context = unsafe { &*skb };
     if context.vlan_present != 0 {
-        return None;
+        return attempt::NOTHING;
     }
     let reader = Direct::new(skb);
-    let at = attempt::At::new(
-        hook::INGRESS,
-        Stage::Arrived,
-        Direction::Inbound as u32,
-        network,
-    );
+    let direction = Direction::Inbound as u32;
     let Some(headers) = parse(&reader, context.protocol, network) else {
-        attempt::error(skb, &reader, context.protocol, at);
-        return None;
+        return match attempt::task_of_other(&reader, context.protocol, network) {
+            attempt::NOTHING => attempt::NOTHING,
+            task => attempt::leave(hook::INGRESS, task, direction, network),
+        };
     };
     if headers.later_fragment != 0 {
         if local::is_destination(&reader, headers.family, network) {
-            count::fragment(fragment::PASSED, Direction::Inbound as u32);
+            count::fragment(fragment::PASSED, direction);
         }
-        return Some(());
+        return attempt::NOTHING;
     }
     // Before a rule translates its port. A frame to somebody else goes nowhere from here.
-    if attempt::may_belong(&reader, &headers) && context.pkt_type != PACKET_OTHERHOST {
-        let traffic = request(&watched(&reader, &headers));
-        attempt::segment(skb, &headers, traffic, at);
+    if attempt::may_belong(&reader, &headers) == 0 || context.pkt_type == PACKET_OTHERHOST {
+        return attempt::NOTHING;
     }
-    Some(())
+    attempt::leave(hook::INGRESS, attempt::SEGMENT, direction, network)
 }
 
 /// tc ingress of a device with an Ethernet header.
 #[inline(always)]
-pub(crate) fn arrive_ethernet(skb: *mut __sk_buff) {
-    let _: Option<()> = arrive(skb, ETHERNET_HEADER);
+pub(crate) fn arrive_ethernet(skb: *mut __sk_buff) -> u32 {
+    arrive(skb, ETHERNET_HEADER)
 }
 
 /// tc ingress of any other device: `data` is at the IP header, nothing was put in front of it.
 #[inline(always)]
-pub(crate) fn arrive_other(skb: *mut __sk_buff) {
-    let _: Option<()> = arrive(skb, 0);
+pub(crate) fn arrive_other(skb: *mut __sk_buff) -> u32 {
+    arrive(skb, 0)
 }
 
 /// Whether the socket that gets the packet is in the daemon's network namespace: the hook sees those of
@@ -350,9 +349,10 @@ fn is_repeated<R: Reader>(
     false
 }
 
-/// cgroup ingress at the root: a socket is about to get the packet.
+/// cgroup ingress at the root: a socket is about to get the packet. Gives the task that is left; `None`
+/// where there was nothing to count or to follow.
 #[inline(always)]
-pub(crate) fn deliver(skb: *mut __sk_buff) -> Option<()> {
+pub(crate) fn deliver(skb: *mut __sk_buff) -> Option<u32> {
     // SAFETY: the context is valid while the program runs.
     let context = unsafe { &*skb };
     if context.ifindex == LOOPBACK {
@@ -361,8 +361,12 @@ pub(crate) fn deliver(skb: *mut __sk_buff) -> Option<()> {
     let reader = Direct::new(skb);
     let headers = parse(&reader, context.protocol, 0)?;
     let watched = watched(&reader, &headers);
-    let belongs = attempt::may_belong(&reader, &headers);
-    if !watched.is_known && !belongs || !is_own(skb) || is_excluded(context.ifindex) {
+    let flags = attempt::may_belong(&reader, &headers);
+    let task = attempt::task(&headers, &watched, flags, 0);
+    if !watched.is_known && task == attempt::NOTHING
+        || !is_own(skb)
+        || is_excluded(context.ifindex)
+    {
         return None;
     }
     // SAFETY: the field is a socket or null, which both the program and the helper check.
@@ -381,17 +385,12 @@ pub(crate) fn deliver(skb: *mut __sk_buff) -> Option<()> {
     if kind == SOCK_RAW {
         return None;
     }
-    if belongs {
-        let direction = Direction::Inbound as u32;
-        let at = attempt::At::new(hook::DELIVER, Stage::Passed, direction, 0);
-        attempt::segment(skb, &headers, request(&watched), at);
+    if watched.is_known && !is_repeated(context, socket, state, &reader, &headers, &watched) {
+        pass(context, &reader, &headers, &watched, 0, Direction::Inbound);
     }
-    if !watched.is_known || is_repeated(context, socket, state, &reader, &headers, &watched) {
-        return None;
+    if task == attempt::NOTHING {
+        return Some(task);
     }
     let direction = Direction::Inbound as u32;
-    let at = attempt::At::new(hook::DELIVER, Stage::Passed, direction, 0);
-    teredo::passed(skb, &headers, &watched, at);
-    pass(context, &reader, &headers, &watched, 0, Direction::Inbound);
-    Some(())
+    Some(attempt::leave(hook::DELIVER, task, direction, 0))
 }

@@ -1,6 +1,6 @@
 //! Teredo packets: those that may be part of an attempt are copied for the daemon, which parses them.
 //!
-//! As for TCP, the hooks fill a note of the packet, and a function of its own completes it.
+//! As for TCP, the hooks leave a note of the packet, and a program of its own copies it.
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
@@ -10,8 +10,7 @@ use monitor_common::packet::{Headers, Ports, Reader, blur};
 use monitor_common::teredo::{Addresses, COPIED, LONGEST, SHORTEST, TeredoPacket};
 use monitor_common::{Family, Protocol};
 
-use crate::attempt::{At, add};
-use crate::globals;
+use crate::attempt::{Note, add};
 use crate::kernel::skb::HeadReader;
 use crate::maps::{TEREDO_PACKETS, TEREDO_RING, TEREDO_TRAFFIC};
 use crate::packet::{Loaded, Watched};
@@ -21,20 +20,23 @@ const NO_WAKEUP: u64 = 1;
 /// Length of a UDP header, bytes.
 const UDP_HEADER: u32 = 8;
 
-/// Bytes of payload, where a packet may be part of an attempt; else 0.
+/// Bytes behind a UDP header. Meaningless for any other packet.
+#[inline(always)]
+pub(crate) fn length(headers: &Headers, network: u32) -> u32 {
+    headers
+        .length
+        .wrapping_sub(headers.transport.wrapping_sub(network))
+        .wrapping_sub(UDP_HEADER)
+}
+
+/// Bytes of payload, where a packet that is watched may be part of an attempt; else 0.
 #[inline(always)]
 pub(crate) fn payload(headers: &Headers, watched: &Watched, network: u32) -> u32 {
-    if globals::FOLLOW_ATTEMPTS.load() == 0
-        || headers.protocol != Protocol::Udp as u32
-        || headers.family != Family::Ipv4 as u32
-    {
+    if headers.protocol != Protocol::Udp as u32 || headers.family != Family::Ipv4 as u32 {
         return 0;
     }
     // Most UDP packets are longer: looked at first.
-    let length = headers
-        .length
-        .wrapping_sub(headers.transport.wrapping_sub(network))
-        .wrapping_sub(UDP_HEADER);
+    let length = length(headers, network);
     if !(SHORTEST..=LONGEST).contains(&length) {
         return 0;
     }
@@ -44,40 +46,6 @@ pub(crate) fn payload(headers: &Headers, watched: &Watched, network: u32) -> u32
     }
 }
 
-/// What a hook knows of a packet before its payload is copied.
-#[inline(always)]
-fn prepare(traffic: u8, length: u32, at: At) {
-    let Some(packet) = TEREDO_PACKETS.get_ptr_mut(at.hook) else {
-        return;
-    };
-    // SAFETY: this CPU's own value, of this hook: nothing else writes it until this program ends.
-    let packet = unsafe { &mut *packet };
-    packet.location = at.location;
-    packet.reason = at.reason;
-    packet.length = blur(length) as u16;
-    packet.traffic = traffic;
-    packet.stage = at.stage.code();
-    packet.direction = blur(at.direction) as u8;
-    packet.class = at.class;
-}
-
-/// Copies a packet of the traffic that is Teredo's, if it may be part of an attempt.
-#[inline(always)]
-pub(crate) fn passed(skb: *mut __sk_buff, headers: &Headers, watched: &Watched, at: At) {
-    let length = payload(headers, watched, at.network);
-    if length != 0 {
-        prepare(blur(watched.traffic) as u8, length, at);
-        copy_of_skb(skb, at.hook, headers.transport, at.network, length);
-    }
-}
-
-/// As [`passed`], of a packet that is freed.
-#[inline(always)]
-pub(crate) fn freed(reader: &HeadReader, transport: u32, traffic: u8, length: u32, at: At) {
-    prepare(traffic, length, at);
-    copy_of_head(reader.base, reader.available, transport, length);
-}
-
 /// How many bytes are copied of so many, which are not 0. The mask bounds it where the verifier sees it.
 #[inline(always)]
 fn bounded(length: u32) -> u32 {
@@ -85,9 +53,16 @@ fn bounded(length: u32) -> u32 {
     (blur(last) & (COPIED - 1)) + 1
 }
 
-#[inline(never)]
-fn copy_of_skb(skb: *mut __sk_buff, hook: u32, transport: u32, network: u32, length: u32) -> u32 {
-    let copied = bounded(length);
+/// Copies a packet that passed.
+#[inline(always)]
+pub(crate) fn copy_of_skb(
+    skb: *mut __sk_buff,
+    hook: u32,
+    note: &Note,
+    transport: u32,
+    network: u32,
+) -> Option<()> {
+    let copied = bounded(note.payload);
     let copy = |target: *mut u8| {
         // SAFETY: `copied` is at most the size of the target; the helper checks the packet.
         let result = unsafe {
@@ -95,35 +70,35 @@ fn copy_of_skb(skb: *mut __sk_buff, hook: u32, transport: u32, network: u32, len
         };
         result == 0
     };
-    send(&Loaded(skb), hook, transport, network, copied, copy);
-    0
+    send(&Loaded(skb), hook, note, transport, network, copied, copy)
 }
 
-#[inline(never)]
-fn copy_of_head(base: *const u8, available: u32, transport: u32, length: u32) -> u32 {
-    let reader = HeadReader { base, available };
-    let start = transport + UDP_HEADER;
+/// Copies a packet that was dropped.
+#[inline(always)]
+pub(crate) fn copy_of_head(reader: &HeadReader, note: &Note) -> Option<()> {
+    let start = note.transport.wrapping_add(UDP_HEADER);
     // Some drivers leave only the headers in the linear part.
-    if start >= available {
-        return 0;
+    if start >= reader.available {
+        return None;
     }
-    let room = available - start;
-    let copied = bounded(if length > room { room } else { length });
+    let room = reader.available - start;
+    let copied = bounded(if note.payload > room { room } else { note.payload });
+    let base = reader.base;
     let copy = |target: *mut u8| {
         let from = base.wrapping_add(start as usize);
         // SAFETY: `copied` is at most the size of the target; the helper checks the address.
         let result = unsafe { bpf_probe_read_kernel(target.cast(), copied, from.cast()) };
         result == 0
     };
-    send(&reader, hook::DROP, transport, 0, copied, copy);
-    0
+    send(reader, hook::DROP, note, note.transport, 0, copied, copy)
 }
 
-/// Completes the note of a hook, and sends it to the daemon.
+/// Sends a packet to the daemon.
 #[inline(always)]
 fn send<R: Reader>(
     reader: &R,
     hook: u32,
+    note: &Note,
     transport: u32,
     network: u32,
     copied: u32,
@@ -132,11 +107,19 @@ fn send<R: Reader>(
     let addresses: Addresses = reader.get(network + 12)?;
     let ports: Ports = reader.get(transport)?;
     let packet = TEREDO_PACKETS.get_ptr_mut(hook)?;
-    // SAFETY: this CPU's own value, of this hook.
+    // SAFETY: this CPU's own value, of this hook: nothing else writes it until this program ends.
     let packet = unsafe { &mut *packet };
     if !copy(packet.payload.as_mut_ptr()) {
         return None;
     }
+    // Of a packet that was not dropped, these are 0: no other hook writes them.
+    packet.location = note.location;
+    packet.reason = note.reason;
+    packet.class = note.class as u8;
+    packet.length = note.payload as u16;
+    packet.traffic = note.watched_traffic as u8;
+    packet.stage = note.stage;
+    packet.direction = note.direction as u8;
     packet.addresses = addresses.0;
     packet.ports = ports;
     packet.copied = copied as u16;
@@ -146,7 +129,7 @@ fn send<R: Reader>(
         .output::<TeredoPacket>(&*packet, NO_WAKEUP)
         .is_err()
     {
-        add(count::TEREDO_LOST * hook::LEN + hook);
+        add(count::TEREDO_LOST, hook);
     }
     Some(())
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use monitor_common::Direction;
+use monitor_common::event::loss;
 use prometheus::core::{Collector, Desc};
 use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::MetricFamily;
@@ -194,7 +195,7 @@ impl Source {
     /// # Errors
     ///
     /// What the kernel said.
-    pub fn losses(&self) -> Result<[u64; 4], String> {
+    pub fn losses(&self) -> Result<[u64; loss::LEN as usize], String> {
         lock(&self.counters)
             .read_losses()
             .map_err(|error| error.to_string())

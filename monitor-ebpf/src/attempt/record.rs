@@ -5,7 +5,7 @@ use monitor_common::Direction;
 use monitor_common::attempt::{Attempt, AttemptKey, Kind, Maker, Stage, count, hook};
 
 use super::Note;
-use crate::maps::{ATTEMPT_ALIASES, ATTEMPT_COUNTS, ATTEMPTS, FRESH, NOTES};
+use crate::maps::{ATTEMPT_ALIASES, ATTEMPT_COUNTS, ATTEMPTS, FRESH};
 
 /// `linux/bpf.h`: only a new entry.
 const BPF_NOEXIST: u64 = 1;
@@ -16,8 +16,8 @@ const SAME_NS: u64 = 100_000_000;
 
 /// Adds to one of [`count`].
 #[inline(always)]
-pub(crate) fn add(index: u32) {
-    if let Some(value) = ATTEMPT_COUNTS.get_ptr_mut(index) {
+pub(crate) fn add(what: u32, hook: u32) {
+    if let Some(value) = ATTEMPT_COUNTS.get_ptr_mut(what * hook::LEN + hook) {
         // SAFETY: this CPU's own value. A program that interrupts another one here may cost a count,
         // so each hook has its own.
         unsafe { *value += 1 };
@@ -46,24 +46,16 @@ fn find(note: &Note) -> Option<&'static mut Attempt> {
 }
 
 /// Takes the note of a hook into the record of its attempt.
-#[inline(never)]
-pub(super) fn record(index: u32) -> u32 {
-    let Some(note) = NOTES.get_ptr_mut(index) else {
-        return 0;
-    };
-    // SAFETY: this CPU's own value, of the hook that calls.
-    let note = unsafe { &*note };
+#[inline(always)]
+pub(super) fn record(hook: u32, note: &Note) -> Option<()> {
     // SAFETY: no preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
     let attempt = match find(note) {
         Some(attempt) => attempt,
-        None => match create(note, now) {
-            Some(attempt) => attempt,
-            None => return 0,
-        },
+        None => create(hook, note, now)?,
     };
     if note.kind == Kind::Syn.code() {
-        syn(attempt, note, now);
+        syn(attempt, hook, note, now);
     } else if note.kind == Kind::SynAck.code() {
         syn_ack(attempt, note, now);
     } else if note.kind == Kind::Reset.code() {
@@ -73,12 +65,12 @@ pub(super) fn record(index: u32) -> u32 {
         attempt.error_kind = note.error_kind;
         attempt.error_ns = now;
     }
-    1
+    Some(())
 }
 
 /// A new record, of a SYN to a port that is watched.
 #[inline(always)]
-fn create(note: &Note, now: u64) -> Option<&'static mut Attempt> {
+fn create(hook: u32, note: &Note, now: u64) -> Option<&'static mut Attempt> {
     if note.kind != Kind::Syn.code() || note.traffic == 0 {
         return None;
     }
@@ -86,7 +78,7 @@ fn create(note: &Note, now: u64) -> Option<&'static mut Attempt> {
         family: note.family,
         sequence: note.sequence,
     };
-    let fresh = FRESH.get_ptr_mut(note.hook)?;
+    let fresh = FRESH.get_ptr_mut(hook)?;
     // SAFETY: this CPU's own value, of this hook. Everything but these stays 0.
     unsafe {
         (*fresh).first_ns = now;
@@ -94,18 +86,18 @@ fn create(note: &Note, now: u64) -> Option<&'static mut Attempt> {
         (*fresh).client_port = note.ports.source;
         (*fresh).target = note.destination;
         (*fresh).target_port = note.ports.destination;
-        (*fresh).traffic = note.traffic - 1;
-        (*fresh).born = note.hook as u8;
-        (*fresh).direction = note.direction;
+        (*fresh).traffic = (note.traffic - 1) as u8;
+        (*fresh).born = hook as u8;
+        (*fresh).direction = note.direction as u8;
     }
     // SAFETY: initialised memory of the map.
     let made = ATTEMPTS.insert(key, unsafe { *fresh }, BPF_NOEXIST);
     let Some(attempt) = ATTEMPTS.get_ptr_mut(key) else {
-        add(count::REFUSED * hook::LEN + note.hook);
+        add(count::REFUSED, hook);
         return None;
     };
     if made.is_ok() {
-        add(count::CREATED * hook::LEN + note.hook);
+        add(count::CREATED, hook);
     }
     if note.alias != note.sequence {
         let alias = AttemptKey {
@@ -132,19 +124,19 @@ fn repeated(attempt: &mut Attempt, now: u64) {
 }
 
 #[inline(always)]
-fn syn(attempt: &mut Attempt, note: &Note, now: u64) {
-    if u32::from(attempt.born) == note.hook
+fn syn(attempt: &mut Attempt, hook: u32, note: &Note, now: u64) {
+    if u32::from(attempt.born) == hook
         && (attempt.client_port != note.ports.source || attempt.client != note.source)
     {
         // Another connection that happens to have the same number.
-        return add(count::COLLISIONS * hook::LEN + note.hook);
+        return add(count::COLLISIONS, hook);
     }
     attempt.syn_ns = now;
     repeated(attempt, now);
     if note.stage == Stage::Arrived.code() {
         return;
     }
-    attempt.direction = note.direction;
+    attempt.direction = note.direction as u8;
     if note.stage == Stage::Passed.code() {
         attempt.target = note.destination;
         attempt.target_port = note.ports.destination;
@@ -152,19 +144,19 @@ fn syn(attempt: &mut Attempt, note: &Note, now: u64) {
     } else {
         attempt.location = note.location;
         attempt.reason = note.reason;
-        attempt.class = note.class;
+        attempt.class = note.class as u8;
         attempt.dropped_ns = now;
     }
 }
 
-const INBOUND: u8 = Direction::Inbound as u8;
-const OUTBOUND: u8 = Direction::Outbound as u8;
-const FORWARDED: u8 = Direction::Forwarded as u8;
+const INBOUND: u32 = Direction::Inbound as u32;
+const OUTBOUND: u32 = Direction::Outbound as u32;
+const FORWARDED: u32 = Direction::Forwarded as u32;
 
 /// Whether a packet goes towards the initiator of an attempt from where its SYN went.
 #[inline(always)]
-fn goes_back(attempt: &Attempt, direction: u8) -> bool {
-    match attempt.direction {
+fn goes_back(attempt: &Attempt, direction: u32) -> bool {
+    match u32::from(attempt.direction) {
         INBOUND => direction == OUTBOUND,
         OUTBOUND => direction == INBOUND,
         _ => direction == FORWARDED,
@@ -175,7 +167,7 @@ fn goes_back(attempt: &Attempt, direction: u8) -> bool {
 fn reply_dropped(attempt: &mut Attempt, note: &Note, now: u64) {
     attempt.location = note.location;
     attempt.reply_reason = note.reason;
-    attempt.reply_class = note.class;
+    attempt.reply_class = note.class as u8;
     attempt.reply_dropped_ns = now;
 }
 
@@ -211,7 +203,7 @@ fn reset(attempt: &mut Attempt, note: &Note, now: u64) {
     // Of those that this host makes there are two: the stack's, and a rule's. The drop of the SYN says
     // which one it is.
     let here = note.direction == OUTBOUND;
-    if here && attempt.direction == OUTBOUND {
+    if here && u32::from(attempt.direction) == OUTBOUND {
         return;
     }
     if note.stage == Stage::Dropped.code() {

@@ -1,16 +1,19 @@
 //! Loading the programs, each on its own: what one kernel refuses takes away one hook, not the daemon.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfLoader, Endianness, VerifierLogLevel};
 use thiserror::Error;
 
+mod next;
+
 use super::Hook;
 use super::facts::KernelFacts;
 use super::features::{Feature, Features, LEFT_OUT};
 use super::kernel::Kernel;
+use next::Next;
 
 /// Settings that are frozen into the programs.
 #[derive(Clone, Copy, Debug)]
@@ -34,8 +37,6 @@ pub struct Settings {
     /// The most detailed level of the programs' own diagnostics (`aya_log::Level` as a number), 0 for
     /// none.
     pub diagnostics: u8,
-    /// Whether attempts are followed.
-    pub follow_attempts: bool,
     /// How many attempts are followed at once.
     pub max_attempts: u32,
     /// Ask the verifier for everything it has to say.
@@ -94,6 +95,10 @@ pub struct Loaded {
     pub drop_program: &'static str,
     /// The programs that are not loaded.
     pub refused: BTreeMap<&'static str, Refusal>,
+    /// Programs without which attempts are not followed to their end, and why they are not loaded.
+    pub unfollowed: BTreeMap<&'static str, Refusal>,
+    /// The programs that others go on with, and that are in place.
+    in_place: BTreeSet<&'static str>,
     /// Where the kernel's BTF is.
     btf: Option<PathBuf>,
     verifier_log: bool,
@@ -133,7 +138,6 @@ pub fn load(
         RAW_TP
     };
     let has_reason = u8::from(facts.has_reason);
-    let follow_attempts = u8::from(settings.follow_attempts);
     let has_receiving_socket = u8::from(facts.has_receiving_socket);
     let cookie = settings.netns_cookie.unwrap_or(0);
     let has_cookie_flag = u8::from(has_cookie);
@@ -150,7 +154,6 @@ pub fn load(
     }
     loader
         .override_global("HAS_REASON", &has_reason, true)
-        .override_global("FOLLOW_ATTEMPTS", &follow_attempts, true)
         .override_global("HAS_RECEIVING_SOCKET", &has_receiving_socket, true)
         .override_global("NETNS_INUM", &settings.netns_inum, true)
         .override_global("NETNS_COOKIE", &cookie, true)
@@ -172,6 +175,8 @@ pub fn load(
         ebpf,
         drop_program,
         refused: BTreeMap::new(),
+        unfollowed: BTreeMap::new(),
+        in_place: BTreeSet::new(),
         btf: kernel.btf.clone().ok(),
         verifier_log: settings.verifier_log,
     };
@@ -263,11 +268,44 @@ impl Loaded {
             if self.refused.contains_key(name) {
                 continue;
             }
-            if let Err(error) = load_one(&mut self.ebpf, name, self.btf.as_deref()) {
-                let refusal = self.describe(name, &error);
+            let result = match self.load_next(name) {
+                Ok(()) => load_one(&mut self.ebpf, name, self.btf.as_deref())
+                    .map_err(|error| self.describe(name, &error)),
+                Err(refusal) => Err(refusal),
+            };
+            if let Err(refusal) = result {
                 self.refused.insert(name, refusal);
             }
         }
+    }
+
+    /// Loads the programs that this one goes on with. An error where it is of no use without one of them.
+    fn load_next(&mut self, name: &str) -> Result<(), Refusal> {
+        for next in Next::of(name) {
+            if self.in_place.contains(next.name) {
+                continue;
+            }
+            let result = match load_one(&mut self.ebpf, next.name, self.btf.as_deref()) {
+                Ok(()) | Err(ProgramError::AlreadyLoaded) => {
+                    next.put(&mut self.ebpf).map_err(|error| Refusal {
+                        why: format!("nothing can go on with {}: {}", next.name, chain(&error)),
+                        cause: Cause::Kernel,
+                    })
+                }
+                Err(error) => Err(self.describe(next.name, &error)),
+            };
+            match result {
+                Ok(()) => {
+                    self.unfollowed.remove(next.name);
+                    self.in_place.insert(next.name);
+                }
+                Err(refusal) if next.is_needed => return Err(refusal),
+                Err(refusal) => {
+                    self.unfollowed.insert(next.name, refusal);
+                }
+            }
+        }
+        Ok(())
     }
 
     fn describe(&self, name: &str, error: &ProgramError) -> Refusal {
@@ -313,7 +351,8 @@ fn load_one(ebpf: &mut Ebpf, name: &str, btf: Option<&Path>) -> Result<(), Progr
     match program {
         Program::BtfTracePoint(program) => {
             let btf = btf.ok_or(ProgramError::NotLoaded)?;
-            program.load(name, &aya::Btf::parse_file(btf, Endianness::default())?)
+            // Named after the tracepoint, whatever the program's own name is.
+            program.load(TP_BTF, &aya::Btf::parse_file(btf, Endianness::default())?)
         }
         Program::RawTracePoint(program) => program.load(),
         Program::CgroupSkb(program) => program.load(),

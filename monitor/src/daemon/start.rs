@@ -71,15 +71,6 @@ fn info(kernel: &Kernel) -> KernelInfo {
 /// Loads the programs and fills the tables that do not change.
 pub(super) fn prepare(config: &Config) -> Result<Prepared, RunError> {
     let (kernel, features) = kernel(config)?;
-    // The verifiers of kernels whose tracepoint does not name the receiving socket (before 6.11) take
-    // minutes over it, where they take it at all.
-    let follow_attempts = kernel.facts.has_receiving_socket;
-    if !follow_attempts {
-        warn!(
-            "attempts are not followed on this kernel, and there are no states: its verifier takes too \
-             long over them"
-        );
-    }
     let mut loaded = load::load(
         &kernel,
         &features,
@@ -91,7 +82,6 @@ pub(super) fn prepare(config: &Config) -> Result<Prepared, RunError> {
             netns_inum: netns::inum().map_err(system("the network namespace is not known"))?,
             netns_cookie: netns::cookie(),
             diagnostics: config.bpf_log.aya_level(),
-            follow_attempts,
             max_attempts: config.max_attempts,
             verifier_log: config.verifier_log,
         },
@@ -100,6 +90,7 @@ pub(super) fn prepare(config: &Config) -> Result<Prepared, RunError> {
         return Err(RunError::Refused(refusal.why.clone()));
     }
     coverage::say(&kernel, &features, &loaded);
+    let follow_attempts = loaded.unfollowed.is_empty();
     let mut tables = Tables::new(&mut loaded.ebpf)?;
     tables.set_ports(&config.traffics.port_table())?;
     tables.set_teredo(teredo_index(&config.traffics))?;

@@ -211,7 +211,10 @@ pub(super) fn losses(
     let mut lost = Family::new(EVENTS_LOST);
     lost.add(&labels, snapshot.losses[loss::EVENT_LOST as usize]);
     lost.add(&[("stream", "packet_log")], lines_lost);
-    if let Some(missed) = snapshot.missed {
+    // Older kernels run the program for the interrupt's packet too, and the first one's note is lost.
+    let interrupted = snapshot.losses[loss::INTERRUPTED as usize];
+    if snapshot.missed.is_some() || interrupted > 0 {
+        let missed = snapshot.missed.unwrap_or(0) + interrupted;
         lost.add(&[("stream", "drops")], missed);
     }
     let mut suppressed = Family::new(LOG_SUPPRESSED);

@@ -30,7 +30,6 @@ fn load_without(without: &[Feature]) -> Result<Ebpf> {
         &kernel,
         &features,
         &Settings {
-            follow_attempts: true,
             max_attempts: monitor_common::attempt::MAX_ATTEMPTS,
             log_dropped: true,
             log_allowed: false,
@@ -45,6 +44,7 @@ fn load_without(without: &[Feature]) -> Result<Ebpf> {
     let refused: Vec<_> = loaded
         .refused
         .values()
+        .chain(loaded.unfollowed.values())
         .map(|refusal| refusal.why.as_str())
         .collect();
     ensure!(refused.is_empty(), "{}", refused.join("; "));
