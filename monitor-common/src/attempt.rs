@@ -125,6 +125,27 @@ pub struct Attempt {
 
 const _: () = assert!(size_of::<Attempt>() == 152);
 
+/// An answer of this host to a SYN of its own that no program has seen yet: a rule of the output hook answers
+/// before the SYN is freed.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[repr(C)]
+pub struct EarlyAnswer {
+    /// When (`bpf_ktime_get_ns`), nanoseconds.
+    pub time_ns: u64,
+    /// As [`Attempt::error_kind`]; 0 for an RST.
+    pub error_kind: u32,
+    /// Padding.
+    pub pad: u32,
+}
+
+const _: () = assert!(size_of::<EarlyAnswer>() == 16);
+
+/// How many of them are remembered.
+pub const MAX_EARLY_ANSWERS: u32 = 4096;
+
+/// How many hosts are looked out for at once.
+pub const MAX_SILENT_HOSTS: u32 = 8192;
+
 /// [`Attempt::error_kind`] of a host that cannot be reached (ICMP 3/1, `ICMPv6` 1/3).
 pub const ERROR_HOST: u8 = 1;
 /// [`Attempt::error_kind`] of any other error.
@@ -141,8 +162,10 @@ pub mod hook {
     pub const INGRESS: u32 = 2;
     /// `kfree_skb`.
     pub const DROP: u32 = 3;
+    /// tc egress of the loopback device: what a rule of the output hook answers.
+    pub const LOOPBACK: u32 = 4;
     /// How many there are.
-    pub const LEN: u32 = 4;
+    pub const LEN: u32 = 5;
 }
 
 /// Things that are counted of attempts, per CPU: indexes of the `ATTEMPT_COUNTS` map.

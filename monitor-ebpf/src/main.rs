@@ -193,6 +193,19 @@ fn follow_egress(ctx: TcContext) -> i32 {
     NEXT
 }
 
+/// As `egress_ethernet`, of the loopback device.
+#[classifier]
+fn egress_loopback(ctx: TcContext) -> i32 {
+    end(&ctx, pass::answer(ctx.skb.skb), hook::LOOPBACK)
+}
+
+/// What `egress_loopback` goes on with.
+#[classifier]
+fn follow_loopback(ctx: TcContext) -> i32 {
+    attempt::follow_skb(ctx.skb.skb, hook::LOOPBACK, Stage::Passed);
+    NEXT
+}
+
 /// `struct sk_buff *sch_handle_ingress(struct sk_buff *skb, struct packet_type **pt_prev, int *ret,
 /// struct net_device *orig_dev, bool *another)`, of devices with an Ethernet header.
 #[classifier]

@@ -4,7 +4,9 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{
     Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, ProgramArray, RingBuf,
 };
-use monitor_common::attempt::{self, Attempt, AttemptKey, MAX_ATTEMPTS};
+use monitor_common::attempt::{
+    self, Attempt, AttemptKey, EarlyAnswer, MAX_ATTEMPTS, MAX_EARLY_ANSWERS, MAX_SILENT_HOSTS,
+};
 use monitor_common::counter::{Count, SLOTS};
 use monitor_common::drop::{
     DropKey, MAX_DROP_KEYS, MAX_PLACES, Place, REASONS, ReasonInfo, next as drop_next,
@@ -123,6 +125,21 @@ pub(crate) static ATTEMPTS: LruHashMap<AttemptKey, Attempt> =
 #[map]
 pub(crate) static ATTEMPT_ALIASES: LruHashMap<AttemptKey, u32> =
     LruHashMap::with_max_entries(4096, 0);
+
+/// Answers of this host's rules to SYNs of its own that are about to be freed.
+#[map]
+pub(crate) static EARLY_ANSWERS: LruHashMap<AttemptKey, EarlyAnswer> =
+    LruHashMap::with_max_entries(MAX_EARLY_ANSWERS, 0);
+
+/// Hosts that have not answered yet, IPv4 ones as IPv4-mapped, and when a packet of theirs arrived last
+/// (`bpf_ktime_get_ns`). The daemon says which.
+#[map]
+pub(crate) static SILENT_HOSTS: HashMap<[u8; 16], u64> =
+    HashMap::with_max_entries(MAX_SILENT_HOSTS, 0);
+
+/// 1 where there are such hosts: a look-up for each packet that arrives only then.
+#[map]
+pub(crate) static LOOK_OUT: Array<u32> = Array::with_max_entries(1, 0);
 
 /// Counted of attempts: by what ([`attempt::count`]), then by hook, so that none can interrupt another's
 /// update.

@@ -2,20 +2,20 @@
 //! and bridged where they leave the device. And inbound fragments, where they arrive.
 
 use aya_ebpf::bindings::{__sk_buff, bpf_sock};
-use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_sk_fullsock};
+use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_ktime_get_ns, bpf_sk_fullsock};
 use monitor_common::attempt::hook;
 use monitor_common::interface::{BRIDGE_PORT, EXCLUDED};
 use monitor_common::packet::{
-    ETHERTYPE_IPV4, ETHERTYPE_IPV6, Headers, Reader, TCP_FLAGS_OFFSET, TcpFlags, TcpStart, blur,
-    parse_ipv4, parse_ipv6, segments,
+    Address4, Address6, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Headers, Reader, TCP_FLAGS_OFFSET,
+    TcpFlags, TcpStart, blur, parse_ipv4, parse_ipv6, segments,
 };
 use monitor_common::{Direction, Protocol, Verdict};
 
 use crate::event::{Report, report};
 use crate::kernel::device;
 use crate::kernel::probe;
-use crate::maps::{INTERFACES, LAST, fragment};
-use crate::packet::{Direct, Loaded, Watched, watched};
+use crate::maps::{INTERFACES, LAST, LOOK_OUT, SILENT_HOSTS, fragment};
+use crate::packet::{Direct, Loaded, Watched, mapped, watched};
 use crate::{attempt, count, globals, local};
 
 /// The loopback device has this index in every namespace.
@@ -227,6 +227,61 @@ fn link_header(skb: *const __sk_buff) -> Option<u32> {
     (length <= 64).then_some(length as u32)
 }
 
+/// tc egress of the loopback device: what a rule of the output hook answers to a SYN of this host, which is
+/// dropped behind it. Nothing is counted here. Gives the task that is left.
+#[inline(always)]
+pub(crate) fn answer(skb: *mut __sk_buff) -> u32 {
+    /// RST
+    const RESET: u32 = 0x04;
+    // SAFETY: the context is valid while the program runs.
+    let context = unsafe { &*skb };
+    let reader = Direct::new(skb);
+    let task = match parse(&reader, context.protocol, ETHERNET_HEADER) {
+        None => attempt::task_of_other(&reader, context.protocol, ETHERNET_HEADER),
+        Some(headers)
+            if headers.later_fragment == 0
+                && attempt::may_belong(&reader, &headers) & RESET != 0 =>
+        {
+            attempt::SEGMENT
+        }
+        Some(_) => attempt::NOTHING,
+    };
+    if task == attempt::NOTHING {
+        return task;
+    }
+    attempt::leave(
+        hook::LOOPBACK,
+        task,
+        Direction::Outbound as u32,
+        ETHERNET_HEADER,
+    )
+}
+
+/// Notes that a host is alive which somebody waits for: any packet of it will do, an answer to ARP too.
+#[inline(always)]
+fn look_out<R: Reader>(reader: &R, protocol: u32, network: u32) -> Option<()> {
+    /// `ETH_P_ARP`
+    const ARP: u16 = 0x0806;
+    /// From the beginning of an ARP packet to its sender's IPv4 address (RFC 826).
+    const SENDER: u32 = 14;
+    if *LOOK_OUT.get(0)? == 0 {
+        return None;
+    }
+    let key = if protocol == u32::from(u16::to_be(ETHERTYPE_IPV6)) {
+        reader.get::<Address6>(network + 8)?.bytes()
+    } else if protocol == u32::from(u16::to_be(ETHERTYPE_IPV4)) {
+        mapped(reader.get::<Address4>(network + 12)?)
+    } else if protocol == u32::from(u16::to_be(ARP)) {
+        mapped(reader.get::<Address4>(network + SENDER)?)
+    } else {
+        return None;
+    };
+    let last = SILENT_HOSTS.get_ptr_mut(key)?;
+    // SAFETY: an aligned 64-bit value, written whole.
+    unsafe { last.write_volatile(bpf_ktime_get_ns()) };
+    Some(())
+}
+
 /// tc ingress: counts fragments for this host that carry no ports. The socket hook sees the datagram
 /// only when it is whole again. Gives the task that is left.
 #[inline(always)]
@@ -237,6 +292,7 @@ fn arrive(skb: *mut __sk_buff, network: u32) -> u32 {
         return attempt::NOTHING;
     }
     let reader = Direct::new(skb);
+    let _: Option<()> = look_out(&reader, context.protocol, network);
     let direction = Direction::Inbound as u32;
     let Some(headers) = parse(&reader, context.protocol, network) else {
         return match attempt::task_of_other(&reader, context.protocol, network) {
@@ -363,9 +419,7 @@ pub(crate) fn deliver(skb: *mut __sk_buff) -> Option<u32> {
     let watched = watched(&reader, &headers);
     let flags = attempt::may_belong(&reader, &headers);
     let task = attempt::task(&headers, &watched, flags, 0);
-    if !watched.is_known && task == attempt::NOTHING
-        || !is_own(skb)
-        || is_excluded(context.ifindex)
+    if !watched.is_known && task == attempt::NOTHING || !is_own(skb) || is_excluded(context.ifindex)
     {
         return None;
     }

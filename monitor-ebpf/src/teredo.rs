@@ -82,7 +82,11 @@ pub(crate) fn copy_of_head(reader: &HeadReader, note: &Note) -> Option<()> {
         return None;
     }
     let room = reader.available - start;
-    let copied = bounded(if note.payload > room { room } else { note.payload });
+    let copied = bounded(if note.payload > room {
+        room
+    } else {
+        note.payload
+    });
     let base = reader.base;
     let copy = |target: *mut u8| {
         let from = base.wrapping_add(start as usize);

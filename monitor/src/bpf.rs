@@ -8,6 +8,7 @@ pub mod features;
 pub mod kernel;
 pub mod load;
 mod own_btf;
+pub mod silent;
 pub mod state;
 mod sys;
 pub mod tables;

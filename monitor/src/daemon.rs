@@ -27,6 +27,7 @@ mod clsact;
 mod coverage;
 mod events;
 mod interfaces;
+mod lookout;
 mod places;
 mod start;
 mod states;

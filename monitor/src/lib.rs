@@ -21,6 +21,7 @@ pub mod kallsyms;
 pub mod link;
 pub mod log;
 pub mod metrics;
+pub mod neighbour;
 mod netlink;
 pub mod netns;
 pub mod preflight;

@@ -4,15 +4,13 @@ use aya_ebpf::bindings::__sk_buff;
 use monitor_common::attempt::{
     Kind, Maker, Stage, TcpQuote, hook, icmp_error, segment_kind, sequence,
 };
-use monitor_common::packet::{
-    Address4, Address6, ETHERTYPE_IPV6, Headers, Reader, TcpStart, blur,
-};
+use monitor_common::packet::{Address4, Address6, ETHERTYPE_IPV6, Headers, Reader, TcpStart, blur};
 use monitor_common::{Direction, Family};
 
 use super::record::record;
 use super::{ERROR, Note, TEREDO, note};
 use crate::kernel::skb::HeadReader;
-use crate::packet::{Loaded, Watched, request, watched};
+use crate::packet::{Loaded, Watched, mapped, request, watched};
 use crate::pass::parse;
 use crate::teredo;
 
@@ -94,6 +92,7 @@ fn segment<R: Reader>(reader: &R, note: &mut Note, transport: u32, network: u32)
     }
     note.ports = tcp.ports;
     note.kind = kind;
+    note.error_kind = 0;
     addresses(note, reader, network)
 }
 
@@ -119,13 +118,6 @@ fn addresses<R: Reader>(note: &mut Note, reader: &R, network: u32) -> Option<()>
         note.destination = reader.get::<Address6>(network + 24)?.bytes();
     }
     Some(())
-}
-
-/// An IPv4-mapped address (RFC 4291 section 2.5.5.2).
-#[inline(always)]
-fn mapped(address: Address4) -> [u8; 16] {
-    let [a, b, c, d] = address.bytes();
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
 }
 
 /// Completes a note by what an ICMP error quotes.

@@ -2,10 +2,10 @@
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use monitor_common::Direction;
-use monitor_common::attempt::{Attempt, AttemptKey, Kind, Maker, Stage, count, hook};
+use monitor_common::attempt::{Attempt, AttemptKey, EarlyAnswer, Kind, Maker, Stage, count, hook};
 
 use super::Note;
-use crate::maps::{ATTEMPT_ALIASES, ATTEMPT_COUNTS, ATTEMPTS, FRESH};
+use crate::maps::{ATTEMPT_ALIASES, ATTEMPT_COUNTS, ATTEMPTS, EARLY_ANSWERS, FRESH};
 
 /// `linux/bpf.h`: only a new entry.
 const BPF_NOEXIST: u64 = 1;
@@ -52,6 +52,7 @@ pub(super) fn record(hook: u32, note: &Note) -> Option<()> {
     let now = unsafe { bpf_ktime_get_ns() };
     let attempt = match find(note) {
         Some(attempt) => attempt,
+        None if hook == hook::LOOPBACK => return early(note, now),
         None => create(hook, note, now)?,
     };
     if note.kind == Kind::Syn.code() {
@@ -59,13 +60,60 @@ pub(super) fn record(hook: u32, note: &Note) -> Option<()> {
     } else if note.kind == Kind::SynAck.code() {
         syn_ack(attempt, note, now);
     } else if note.kind == Kind::Reset.code() {
-        reset(attempt, note, now);
+        reset(attempt, hook, note, now);
     } else if attempt.answered_ns == 0 && attempt.error_ns == 0 {
         attempt.error_by = note.error_by;
         attempt.error_kind = note.error_kind;
         attempt.error_ns = now;
     }
     Some(())
+}
+
+/// Remembers an answer that comes before the record.
+#[inline(always)]
+fn early(note: &Note, now: u64) -> Option<()> {
+    let key = AttemptKey {
+        family: note.family,
+        sequence: note.sequence,
+    };
+    let answer = EarlyAnswer {
+        time_ns: now,
+        error_kind: u32::from(note.error_kind),
+        pad: 0,
+    };
+    // The least recent one makes room. Without it, `rejected` is `dropped`.
+    EARLY_ANSWERS.insert(key, answer, 0).ok()
+}
+
+/// Takes the answer that came before the record of a dropped SYN.
+#[inline(always)]
+fn take_early(attempt: &mut Attempt, note: &Note, now: u64) {
+    let mut key = AttemptKey {
+        family: note.family,
+        sequence: note.sequence,
+    };
+    // SAFETY: a copy is taken; entries are written whole.
+    let mut found = unsafe { EARLY_ANSWERS.get(key) };
+    if found.is_none() && note.alias != note.sequence {
+        // An RST answers the data as well.
+        key.sequence = note.alias;
+        // SAFETY: as above.
+        found = unsafe { EARLY_ANSWERS.get(key) };
+    }
+    let Some(answer) = found else {
+        return;
+    };
+    if now > answer.time_ns.wrapping_add(SAME_NS) {
+        return;
+    }
+    if answer.error_kind == 0 {
+        attempt.reset_by = Maker::Here.code();
+        attempt.reset_ns = answer.time_ns;
+    } else {
+        attempt.error_by = Maker::Here.code();
+        attempt.error_kind = answer.error_kind as u8;
+        attempt.error_ns = answer.time_ns;
+    }
 }
 
 /// A new record, of a SYN to a port that is watched.
@@ -108,7 +156,11 @@ fn create(hook: u32, note: &Note, now: u64) -> Option<&'static mut Attempt> {
         ATTEMPT_ALIASES.insert(alias, note.sequence, 0).ok();
     }
     // SAFETY: records are never freed while programs run.
-    Some(unsafe { &mut *attempt })
+    let attempt = unsafe { &mut *attempt };
+    if hook == hook::DROP {
+        take_early(attempt, note, now);
+    }
+    Some(attempt)
 }
 
 /// A SYN or SYN-ACK came again behind the answer.
@@ -196,14 +248,14 @@ fn syn_ack(attempt: &mut Attempt, note: &Note, now: u64) {
 }
 
 #[inline(always)]
-fn reset(attempt: &mut Attempt, note: &Note, now: u64) {
+fn reset(attempt: &mut Attempt, hook: u32, note: &Note, now: u64) {
     if attempt.answered_ns != 0 || attempt.reset_ns != 0 || note.stage == Stage::Arrived.code() {
         return;
     }
     // Of those that this host makes there are two: the stack's, and a rule's. The drop of the SYN says
     // which one it is.
     let here = note.direction == OUTBOUND;
-    if here && u32::from(attempt.direction) == OUTBOUND {
+    if here && hook != hook::LOOPBACK && u32::from(attempt.direction) == OUTBOUND {
         return;
     }
     if note.stage == Stage::Dropped.code() {

@@ -99,6 +99,15 @@ impl TeredoTracker {
         scan
     }
 
+    /// The servers that clients wait for, of whom nothing was seen.
+    pub fn waiting(&self) -> impl Iterator<Item = IpAddr> {
+        let open = self.rounds.iter().filter(|(_, round)| !round.is_finished);
+        let servers = open.map(|(ends, _)| *ends.server.ip());
+        servers
+            .filter(|server| !self.alive.contains_key(server))
+            .map(IpAddr::from)
+    }
+
     /// How many solicitations found no room to be followed.
     #[must_use]
     pub const fn lost(&self) -> u64 {

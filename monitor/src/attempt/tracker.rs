@@ -18,6 +18,9 @@ const KEEP: Duration = Duration::from_secs(130);
 /// How long a packet from a host proves that it is alive.
 const ALIVE: Duration = Duration::from_mins(5);
 
+/// How long it is not looked out for another one: an attempt ends while the proof still holds.
+const FRESH: Duration = Duration::from_mins(4);
+
 /// How many unanswered attempts, hosts and finished keys are remembered at most; the oldest are forgotten.
 const REMEMBERED: usize = 262_144;
 
@@ -92,6 +95,8 @@ pub struct Tracker {
     /// Answered attempts that are not judged yet: a flood may push them out of the map.
     answered: HashMap<AttemptKey, Answered>,
     alive: HashMap<IpAddr, Duration>,
+    /// Those whom somebody waits for, as of the last reading.
+    waiting: HashSet<IpAddr>,
     /// Unanswered attempts: when, client, target.
     unanswered: VecDeque<(Duration, IpAddr, IpAddr)>,
     /// Records that ended, or that were made again for an attempt that had.
@@ -150,6 +155,7 @@ impl Tracker {
     ) -> Scan {
         let mut scan = Scan::default();
         self.live = 0;
+        self.waiting.clear();
         let mut reading = Reading {
             now,
             table,
@@ -233,6 +239,12 @@ impl Tracker {
         match judge(attempt, reading.now, &view) {
             Judgement::Pending => {
                 self.live += 1;
+                if attempt.passed_ns != 0
+                    && attempt.answered_ns == 0
+                    && attempt.direction != Direction::Inbound.code()
+                {
+                    self.waiting.insert(address(attempt.target));
+                }
                 if attempt.answered_ns != 0 {
                     let attempt = *attempt;
                     self.answered.insert(key, Answered { first_ns, attempt });
@@ -282,13 +294,16 @@ impl Tracker {
             .is_some_and(|last| now.saturating_sub(*last) < ALIVE)
     }
 
-    /// The hosts that did not answer lately, each once.
+    /// The hosts that do not answer, or did not lately, and of whom no packet was seen lately either.
     #[must_use]
-    pub fn silent_hosts(&self) -> HashSet<IpAddr> {
-        self.unanswered
-            .iter()
-            .map(|(_, _, target)| *target)
-            .collect()
+    pub fn unproven(&self, now: Duration) -> HashSet<IpAddr> {
+        let unanswered = self.unanswered.iter().map(|(_, _, target)| target);
+        let proven = |host: &&IpAddr| {
+            let last = self.alive.get(*host);
+            last.is_some_and(|last| now.saturating_sub(*last) < FRESH)
+        };
+        let hosts = self.waiting.iter().chain(unanswered);
+        hosts.filter(|host| !proven(host)).copied().collect()
     }
 
     /// Whether so much fails that something beyond this host is the cause.

@@ -40,6 +40,8 @@ pub struct AttachError {
 pub struct Wanted {
     /// Its name.
     pub name: String,
+    /// Whether it is the loopback device, where only the answers of this host's own rules are looked at.
+    pub loopback: bool,
     /// Whether its frames begin with an Ethernet header.
     pub ethernet: bool,
     /// Whether arriving fragments are counted here: not on the ports of a bridge or bond, whose packets
@@ -66,6 +68,7 @@ impl Wanted {
     /// The program of a hook for this interface.
     const fn program(&self, hook: Hook) -> &'static str {
         match (hook, self.ethernet) {
+            _ if self.loopback => "egress_loopback",
             (Hook::Ingress, true) => "ingress_ethernet",
             (Hook::Ingress, false) => "ingress_other",
             (_, true) => "egress_ethernet",
@@ -228,7 +231,11 @@ impl Hooks {
     pub fn attach_interface(&mut self, index: u32, wanted: Wanted) -> Result<(), AttachError> {
         let known = self.interfaces.get_mut(&index);
         let fits = known.filter(|known| {
-            known.wanted.ethernet == wanted.ethernet && known.wanted.ingress == wanted.ingress
+            (
+                known.wanted.loopback,
+                known.wanted.ethernet,
+                known.wanted.ingress,
+            ) == (wanted.loopback, wanted.ethernet, wanted.ingress)
         });
         match fits {
             Some(known) if known.wanted.name == wanted.name => {}

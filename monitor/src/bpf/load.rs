@@ -111,6 +111,7 @@ const PROGRAMS: &[(&str, Hook)] = &[
     ("deliver", Hook::Deliver),
     ("egress_ethernet", Hook::Egress),
     ("egress_other", Hook::Egress),
+    ("egress_loopback", Hook::Egress),
     ("ingress_ethernet", Hook::Ingress),
     ("ingress_other", Hook::Ingress),
 ];

@@ -191,7 +191,7 @@ fn absent_is_fine(map: &'static str, result: Result<(), MapError>) -> Result<(),
 }
 
 /// An address as the map of local addresses has it: IPv4 ones are IPv4-mapped.
-fn address_key(address: IpAddr) -> [u8; 16] {
+pub(super) fn address_key(address: IpAddr) -> [u8; 16] {
     match address {
         IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
         IpAddr::V6(address) => address.octets(),

@@ -5,6 +5,7 @@ use std::time::Duration;
 use nix::time::{ClockId, clock_gettime};
 use tracing::{debug, warn};
 
+use super::lookout::Lookout;
 use super::teredo::Teredo;
 use crate::attempt::Finished;
 use crate::attempt::tracker::{Late, Table, Tracker};
@@ -31,6 +32,7 @@ pub(super) struct Attempts {
     /// The most records that the map has.
     capacity: u64,
     teredo: Teredo,
+    lookout: Lookout,
     /// Whether the last reading failed: said once.
     failed: bool,
 }
@@ -41,12 +43,13 @@ pub(super) fn monotonic() -> Duration {
 }
 
 impl Attempts {
-    pub(super) fn new(map: AttemptMap, capacity: u32, teredo: Teredo) -> Self {
+    pub(super) fn new(map: AttemptMap, capacity: u32, teredo: Teredo, lookout: Lookout) -> Self {
         Self {
             map,
             capacity: capacity.into(),
             tracker: Tracker::default(),
             teredo,
+            lookout,
             failed: false,
         }
     }
@@ -74,6 +77,7 @@ impl Attempts {
         let now = monotonic();
         let entries = self.map.read().map_err(|error| error.to_string())?;
         let records = entries.len() as u64;
+        self.lookout.tell(&mut self.tracker, now);
         let mut scan = self
             .tracker
             .scan(now, counted.created, entries.into_iter(), table);
@@ -81,6 +85,9 @@ impl Attempts {
         let teredo = self
             .teredo
             .read(now, table, |host| tracker.is_alive(host, now));
+        let mut unproven = tracker.unproven(now);
+        unproven.extend(self.teredo.waiting());
+        self.lookout.set(&unproven);
         scan.finished.extend(teredo.finished);
         scan.late.extend(teredo.late);
         if !scan.forget.is_empty()

@@ -48,6 +48,8 @@ pub(super) fn say(kernel: &Kernel, features: &Features, loaded: &Loaded) {
         };
         let partly = if loaded.refusal(hook).is_some() {
             ""
+        } else if program == "egress_loopback" {
+            " where a rule of the output hook rejects attempts: they count as dropped"
         } else if program.ends_with("_other") {
             " on interfaces without an Ethernet header"
         } else {

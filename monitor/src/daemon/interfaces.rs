@@ -24,7 +24,8 @@ pub(super) struct Interfaces {
     known: BTreeMap<u32, Interface>,
 }
 
-/// How an interface is watched: `None` where nothing is attached to it.
+/// How an interface is watched: `None` where nothing is attached to it. Nothing is counted on the loopback
+/// device.
 ///
 /// A packet must be counted once. One that is routed out of a bond crosses the bond and one of its
 /// ports: the bond counts. The device of a VRF is crossed on the way to one that belongs to it: that
@@ -33,15 +34,21 @@ fn wanted(filter: &InterfaceFilter, interface: &Interface) -> Option<Wanted> {
     let slave_kind = interface.slave_kind.as_deref();
     let counted_above = matches!(slave_kind, Some("bond" | "team"));
     let counted_below = interface.info_kind.as_deref() == Some("vrf");
-    if interface.kind == LinkType::Loopback
-        || counted_above
-        || counted_below
-        || !filter.wants(&interface.name)
-    {
+    if interface.kind == LinkType::Loopback {
+        // Whatever the filter says: a rule may answer there for a connection that another one takes.
+        return Some(Wanted {
+            name: interface.name.clone(),
+            loopback: true,
+            ethernet: true,
+            ingress: false,
+        });
+    }
+    if counted_above || counted_below || !filter.wants(&interface.name) {
         return None;
     }
     Some(Wanted {
         name: interface.name.clone(),
+        loopback: false,
         ethernet: interface.kind == LinkType::Ethernet,
         ingress: slave_kind != Some("bridge"),
     })
@@ -76,7 +83,8 @@ impl Interfaces {
     pub(super) fn learn(&mut self, event: &LinkEvent) {
         let result = match event {
             LinkEvent::Link(interface) => {
-                let watched = wanted(&self.filter, interface).is_some();
+                let watched = interface.kind != LinkType::Loopback
+                    && wanted(&self.filter, interface).is_some();
                 self.source
                     .interface_is(interface.index, &interface.name, watched);
                 self.known.insert(interface.index, interface.clone());

@@ -7,6 +7,7 @@ use tracing::{debug, warn};
 
 use super::attempts::Attempts;
 use super::events::{Diagnostics, PacketLog};
+use super::lookout::Lookout;
 use super::teredo::Teredo;
 use super::{RunError, coverage, places, system};
 use crate::bpf::attach::Hooks;
@@ -99,7 +100,8 @@ pub(super) fn prepare(config: &Config) -> Result<Prepared, RunError> {
     let counters = Counters::new(&mut loaded.ebpf)?;
     let teredo = Teredo::new(&mut loaded.ebpf)?;
     let map = AttemptMap::new(&mut loaded.ebpf)?;
-    let attempts = Attempts::new(map, config.max_attempts, teredo);
+    let lookout = Lookout::new(&mut loaded.ebpf)?;
+    let attempts = Attempts::new(map, config.max_attempts, teredo, lookout);
     let packet_log = PacketLog::new(&mut loaded.ebpf, config)
         .map_err(system("the ring buffer of packet events cannot be read"))?;
     let diagnostics = Diagnostics::new(&mut loaded.ebpf, config.bpf_log).map_err(system(

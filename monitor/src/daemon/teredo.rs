@@ -48,6 +48,11 @@ impl Teredo {
         self.tracker.scan(now, table, is_alive)
     }
 
+    /// The servers that clients wait for, of whom nothing was seen.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = IpAddr> {
+        self.tracker.waiting()
+    }
+
     /// How many solicitations found no room to be followed.
     pub(super) const fn lost(&self) -> u64 {
         self.tracker.lost()

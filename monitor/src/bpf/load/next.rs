@@ -49,9 +49,25 @@ const ALL: &[Next] = &[
     decide("decide", &[super::TP_BTF]),
     decide("decide_raw", &[super::RAW_TP]),
     follow("follow_drop", "DROP_NEXT", next::FOLLOW, &[super::TP_BTF]),
-    follow("follow_drop_raw", "DROP_NEXT", next::FOLLOW, &[super::RAW_TP]),
-    follow("follow_delivery", "CGROUP_NEXT", hook::DELIVER, &["deliver"]),
+    follow(
+        "follow_drop_raw",
+        "DROP_NEXT",
+        next::FOLLOW,
+        &[super::RAW_TP],
+    ),
+    follow(
+        "follow_delivery",
+        "CGROUP_NEXT",
+        hook::DELIVER,
+        &["deliver"],
+    ),
     follow("follow_egress", "TC_NEXT", hook::EGRESS, EGRESS),
+    follow(
+        "follow_loopback",
+        "TC_NEXT",
+        hook::LOOPBACK,
+        &["egress_loopback"],
+    ),
     follow("follow_ingress", "TC_NEXT", hook::INGRESS, INGRESS),
 ];
 
@@ -63,7 +79,9 @@ impl Next {
 
     /// Puts the loaded program where the others look for it.
     pub(super) fn put(&self, ebpf: &mut Ebpf) -> Result<(), MapError> {
-        let program = ebpf.program(self.name).and_then(|program| program.fd().ok());
+        let program = ebpf
+            .program(self.name)
+            .and_then(|program| program.fd().ok());
         let program = program.and_then(|program| program.try_clone().ok());
         let program: ProgramFd = program.ok_or(MapError::ElementNotFound)?;
         let map = ebpf.map_mut(self.map).ok_or(MapError::ElementNotFound)?;

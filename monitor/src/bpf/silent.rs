@@ -1,0 +1,80 @@
+//! The hosts that the kernel programs look out for: somebody waits for their answer.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use aya::Ebpf;
+use aya::maps::{Array, HashMap, MapData, MapError};
+use monitor_common::attempt::MAX_SILENT_HOSTS;
+
+use super::tables::{TableError, address_key, take};
+
+/// The table of these hosts.
+pub struct SilentHosts {
+    map: HashMap<MapData, [u8; 16], u64>,
+    look_out: Array<MapData, u32>,
+    present: HashSet<IpAddr>,
+}
+
+impl std::fmt::Debug for SilentHosts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SilentHosts")
+            .field("present", &self.present)
+            .finish_non_exhaustive()
+    }
+}
+
+impl SilentHosts {
+    /// Takes the maps out of a loaded object.
+    ///
+    /// # Errors
+    ///
+    /// Where the object lacks one.
+    pub fn new(ebpf: &mut Ebpf) -> Result<Self, TableError> {
+        Ok(Self {
+            map: take(ebpf, "SILENT_HOSTS")?,
+            look_out: take(ebpf, "LOOK_OUT")?,
+            present: HashSet::new(),
+        })
+    }
+
+    /// Looks out for these hosts and no others; those beyond [`MAX_SILENT_HOSTS`] are left out.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel said. The next call tries again.
+    pub fn set(&mut self, hosts: &HashSet<IpAddr>) -> Result<(), MapError> {
+        let was_empty = self.present.is_empty();
+        for host in self.present.difference(hosts).copied().collect::<Vec<_>>() {
+            match self.map.remove(&address_key(host)) {
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(error),
+            }
+            self.present.remove(&host);
+        }
+        let room = usize::try_from(MAX_SILENT_HOSTS).unwrap_or(usize::MAX);
+        for host in hosts {
+            if self.present.len() >= room {
+                break;
+            }
+            if !self.present.contains(host) {
+                self.map.insert(address_key(*host), 0, 0)?;
+                self.present.insert(*host);
+            }
+        }
+        if self.present.is_empty() != was_empty {
+            self.look_out
+                .set(0, u32::from(!self.present.is_empty()), 0)?;
+        }
+        Ok(())
+    }
+
+    /// Those of whom a packet arrived, and when the last one did, on the monotonic clock.
+    pub fn heard(&self) -> impl Iterator<Item = (IpAddr, Duration)> {
+        self.present.iter().filter_map(|host| {
+            let last = self.map.get(&address_key(*host), 0).ok()?;
+            (last != 0).then(|| (*host, Duration::from_nanos(last)))
+        })
+    }
+}

@@ -1,0 +1,76 @@
+//! Signs of life of hosts that do not answer: a silent host that is alive means that something blocks.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use aya::Ebpf;
+use tracing::warn;
+
+use crate::attempt::tracker::Tracker;
+use crate::bpf::silent::SilentHosts;
+use crate::bpf::tables::TableError;
+use crate::neighbour;
+
+/// How often the neighbour table is read at most, while hosts are silent.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Looks out for packets of hosts that do not answer.
+#[derive(Debug)]
+pub(super) struct Lookout {
+    hosts: SilentHosts,
+    /// When the neighbours were read last.
+    neighbours: Option<Duration>,
+    /// Whether the last time failed: said once.
+    failed: bool,
+}
+
+impl Lookout {
+    /// Takes its table out of a loaded object.
+    pub(super) fn new(ebpf: &mut Ebpf) -> Result<Self, TableError> {
+        Ok(Self {
+            hosts: SilentHosts::new(ebpf)?,
+            neighbours: None,
+            failed: false,
+        })
+    }
+
+    /// Tells the tracker of the hosts that were heard; `now` is on the monotonic clock.
+    pub(super) fn tell(&mut self, tracker: &mut Tracker, now: Duration) {
+        let unproven = tracker.unproven(now);
+        for (host, last) in self.hosts.heard() {
+            tracker.is_seen(host, last);
+        }
+        let is_due = |last: Duration| now.saturating_sub(last) >= INTERVAL;
+        if unproven.is_empty() || !self.neighbours.is_none_or(is_due) {
+            return;
+        }
+        self.neighbours = Some(now);
+        match neighbour::read() {
+            Ok(neighbours) => {
+                for neighbour in neighbours {
+                    if unproven.contains(&neighbour.address) {
+                        let last = now.saturating_sub(neighbour.confirmed);
+                        tracker.is_seen(neighbour.address, last);
+                    }
+                }
+                self.failed = false;
+            }
+            Err(error) => self.fail(&format!("the neighbour table cannot be read: {error}")),
+        }
+    }
+
+    /// Looks out for these hosts from now on.
+    pub(super) fn set(&mut self, hosts: &HashSet<IpAddr>) {
+        if let Err(error) = self.hosts.set(hosts) {
+            self.fail(&format!("silent hosts cannot be looked out for: {error}"));
+        }
+    }
+
+    fn fail(&mut self, why: &str) {
+        if !self.failed {
+            warn!("{why}; some blocks beyond this host may show as \"unknown\"");
+        }
+        self.failed = true;
+    }
+}

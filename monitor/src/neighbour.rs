@@ -1,0 +1,122 @@
+//! What the kernel's neighbour table knows: which hosts on our own links are alive. A host whose firewall eats
+//! everything still answers ARP and neighbour solicitations, or nothing would reach it.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
+
+use crate::netlink::{self, NLMSGHDR};
+
+/// `linux/rtnetlink.h`
+const RTM_NEWNEIGH: u16 = 28;
+const RTM_GETNEIGH: u16 = 30;
+/// `struct ndmsg` (`linux/neighbour.h`), bytes.
+const NDMSG: usize = 12;
+const NDA_DST: u16 = 1;
+const NDA_CACHEINFO: u16 = 3;
+/// `NUD_REACHABLE`, `NUD_STALE`, `NUD_DELAY`, `NUD_PROBE`: it answered at some time. `NUD_PERMANENT` and
+/// `NUD_NOARP` say nothing of the host.
+const ANSWERED: u16 = 0x02 | 0x04 | 0x08 | 0x10;
+/// `linux/netlink.h`
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const NLM_F_REQUEST: u16 = 1;
+const NLM_F_DUMP: u16 = 0x300;
+
+/// Room for one datagram, bytes: the kernel makes them no longer than 32 KiB in dumps (`netlink_dump`).
+const DATAGRAM: usize = 64 * 1024;
+
+/// The unit of times towards user space, whatever the kernel's own is (`USER_HZ`).
+const TICK: Duration = Duration::from_millis(10);
+
+/// A neighbour that answered.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Neighbour {
+    /// Its address.
+    pub address: IpAddr,
+    /// How long ago it was known last to be there (`ndm_confirmed`).
+    pub confirmed: Duration,
+}
+
+/// Reads the neighbour table of the calling thread's network namespace. The kernel answers at once, so this
+/// does not wait.
+///
+/// # Errors
+///
+/// Where the kernel gives no socket, or refuses.
+pub fn read() -> io::Result<Vec<Neighbour>> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.set_non_blocking(true)?;
+    socket.bind_auto()?;
+    socket.send_to(&request(), &SocketAddr::new(0, 0), 0)?;
+    let mut neighbours = Vec::new();
+    let mut datagram = Vec::with_capacity(DATAGRAM);
+    loop {
+        datagram.clear();
+        let (_, sender) = socket.recv_from(&mut datagram, 0)?;
+        // Any process may write to a netlink socket; only the kernel has this address.
+        if sender.port_number() == 0 && take(&datagram, &mut neighbours)? {
+            return Ok(neighbours);
+        }
+    }
+}
+
+/// Asks for a dump of all families.
+fn request() -> Vec<u8> {
+    let length = NLMSGHDR + NDMSG;
+    let mut request = Vec::with_capacity(length);
+    request.extend(u32::try_from(length).unwrap_or_default().to_ne_bytes());
+    request.extend(RTM_GETNEIGH.to_ne_bytes());
+    request.extend((NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
+    request.resize(length, 0);
+    request
+}
+
+/// Takes a datagram; true at the end of the dump.
+fn take(datagram: &[u8], neighbours: &mut Vec<Neighbour>) -> io::Result<bool> {
+    for message in netlink::messages(datagram) {
+        match message.kind {
+            NLMSG_DONE => return Ok(true),
+            NLMSG_ERROR => {
+                let code = netlink::i32_at(message.payload, 0).unwrap_or(0);
+                return Err(io::Error::from_raw_os_error(-code));
+            }
+            RTM_NEWNEIGH => neighbours.extend(neighbour(message.payload)),
+            _ => {}
+        }
+    }
+    Ok(false)
+}
+
+fn neighbour(payload: &[u8]) -> Option<Neighbour> {
+    let state = netlink::u16_at(payload, 8)?;
+    if state & ANSWERED == 0 {
+        return None;
+    }
+    let (mut address, mut confirmed) = (None, None);
+    for (kind, value) in netlink::attributes(payload.get(NDMSG..)?) {
+        match kind {
+            NDA_DST => address = to_address(value),
+            NDA_CACHEINFO => confirmed = netlink::u32_at(value, 0),
+            _ => {}
+        }
+    }
+    Some(Neighbour {
+        address: address?,
+        confirmed: TICK.saturating_mul(confirmed?),
+    })
+}
+
+fn to_address(bytes: &[u8]) -> Option<IpAddr> {
+    if let Ok(bytes) = <[u8; 4]>::try_from(bytes) {
+        return Some(Ipv4Addr::from(bytes).into());
+    }
+    let bytes = <[u8; 16]>::try_from(bytes).ok()?;
+    Some(Ipv6Addr::from(bytes).into())
+}
+
+#[cfg(test)]
+mod tests;
