@@ -6,6 +6,9 @@ pub const BRIDGE_PORT: u32 = 1;
 /// The configuration leaves the interface out: nothing that was on it is counted.
 pub const EXCLUDED: u32 = 2;
 
+/// [`InterfaceInfo::tags`] goes no higher: that many tags leave room in a link header of 64 bytes.
+pub const MAX_TAGS: u32 = 8;
+
 /// How many interfaces the maps hold.
 pub const MAX_INTERFACES: u32 = 1024;
 
@@ -23,9 +26,11 @@ pub struct InterfaceInfo {
     pub flags: u32,
     /// Index of the interface that this one is enslaved to, 0 for none.
     pub master: u32,
+    /// How many VLAN tags may stand in the link header of its frames, in the packet itself.
+    pub tags: u32,
 }
 
-const _: () = assert!(size_of::<InterfaceInfo>() == 8);
+const _: () = assert!(size_of::<InterfaceInfo>() == 12);
 
 /// Packets of one interface on one CPU, each array indexed by direction.
 ///

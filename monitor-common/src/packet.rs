@@ -11,6 +11,8 @@
 pub unsafe trait Plain: Copy {}
 // SAFETY: one byte.
 unsafe impl Plain for u8 {}
+// SAFETY: an integer with an alignment of 2.
+unsafe impl Plain for u16 {}
 
 /// A source of packet bytes.
 pub trait Reader {
@@ -23,6 +25,8 @@ pub trait Reader {
 pub const ETHERTYPE_IPV4: u16 = 0x0800;
 /// `ETH_P_IPV6`.
 pub const ETHERTYPE_IPV6: u16 = 0x86dd;
+/// `EtherType` of a tag (IEEE 802.1Q), of a customer and of a service provider.
+pub const ETHERTYPE_TAGS: [u16; 2] = [0x8100, 0x88a8];
 
 const IPPROTO_TCP: u8 = 6;
 const IPPROTO_UDP: u8 = 17;

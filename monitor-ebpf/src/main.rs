@@ -12,6 +12,7 @@
               entry points own their context"
 )]
 
+mod arrive;
 mod attempt;
 mod count;
 mod drop;
@@ -196,7 +197,7 @@ fn follow_egress(ctx: TcContext) -> i32 {
 /// As `egress_ethernet`, of the loopback device.
 #[classifier]
 fn egress_loopback(ctx: TcContext) -> i32 {
-    end(&ctx, pass::answer(ctx.skb.skb), hook::LOOPBACK)
+    end(&ctx, arrive::answer(ctx.skb.skb), hook::LOOPBACK)
 }
 
 /// What `egress_loopback` goes on with.
@@ -210,13 +211,13 @@ fn follow_loopback(ctx: TcContext) -> i32 {
 /// struct net_device *orig_dev, bool *another)`, of devices with an Ethernet header.
 #[classifier]
 fn ingress_ethernet(ctx: TcContext) -> i32 {
-    end(&ctx, pass::arrive_ethernet(ctx.skb.skb), hook::INGRESS)
+    end(&ctx, arrive::arrive_ethernet(ctx.skb.skb), hook::INGRESS)
 }
 
 /// As `ingress_ethernet`, of all other devices.
 #[classifier]
 fn ingress_other(ctx: TcContext) -> i32 {
-    end(&ctx, pass::arrive_other(ctx.skb.skb), hook::INGRESS)
+    end(&ctx, arrive::arrive_other(ctx.skb.skb), hook::INGRESS)
 }
 
 /// What both go on with, where the packet may belong to an attempt.

@@ -2,26 +2,28 @@
 //! and bridged where they leave the device. And inbound fragments, where they arrive.
 
 use aya_ebpf::bindings::{__sk_buff, bpf_sock};
-use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_ktime_get_ns, bpf_sk_fullsock};
+use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_sk_fullsock};
 use monitor_common::attempt::hook;
-use monitor_common::interface::{BRIDGE_PORT, EXCLUDED};
+use monitor_common::interface::{BRIDGE_PORT, EXCLUDED, MAX_TAGS};
 use monitor_common::packet::{
-    Address4, Address6, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Headers, Reader, TCP_FLAGS_OFFSET,
-    TcpFlags, TcpStart, blur, parse_ipv4, parse_ipv6, segments,
+    ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_TAGS, Headers, Reader, TCP_FLAGS_OFFSET, TcpFlags,
+    TcpStart, blur, parse_ipv4, parse_ipv6, segments,
 };
 use monitor_common::{Direction, Protocol, Verdict};
 
 use crate::event::{Report, report};
 use crate::kernel::device;
 use crate::kernel::probe;
-use crate::maps::{INTERFACES, LAST, LOOK_OUT, SILENT_HOSTS, fragment};
-use crate::packet::{Direct, Loaded, Watched, mapped, watched};
-use crate::{attempt, count, globals, local};
+use crate::maps::{INTERFACES, LAST, fragment};
+use crate::packet::{Direct, Loaded, Watched, watched};
+use crate::{attempt, count, globals};
 
 /// The loopback device has this index in every namespace.
 const LOOPBACK: u32 = 1;
 /// `ETH_HLEN`
-const ETHERNET_HEADER: u32 = 14;
+pub(crate) const ETHERNET_HEADER: u32 = 14;
+/// `VLAN_HLEN`
+pub(crate) const TAG: u32 = 4;
 
 const SOCK_RAW: u32 = 3;
 const TCP_LISTEN: u32 = 10;
@@ -29,8 +31,6 @@ const TCP_ACK: u8 = 0x10;
 const TCP_SYN: u8 = 0x02;
 /// `PACKET_HOST`: addressed to this host alone (`linux/if_packet.h`).
 const PACKET_HOST: u32 = 0;
-/// `PACKET_OTHERHOST`: addressed to somebody else, and seen on a promiscuous port.
-const PACKET_OTHERHOST: u32 = 3;
 
 /// Parses by `EtherType` (as it stands in `__sk_buff.protocol`, network byte order).
 #[inline(always)]
@@ -136,14 +136,14 @@ const UNSEEN: u32 = u32::MAX;
 
 /// Gives the task that is left, or [`UNSEEN`].
 #[inline(always)]
-fn egress_with<R: Reader>(skb: &__sk_buff, reader: &R, network: u32) -> u32 {
+fn egress_with<R: Reader>(skb: &__sk_buff, reader: &R, protocol: u32, network: u32) -> u32 {
     let mut direction = if skb.ingress_ifindex == 0 {
         Direction::Outbound
     } else {
         Direction::Forwarded
     };
-    let Some(headers) = parse(reader, skb.protocol, network) else {
-        return match attempt::task_of_other(reader, skb.protocol, network) {
+    let Some(headers) = parse(reader, protocol, network) else {
+        return match attempt::task_of_other(reader, protocol, network) {
             attempt::NOTHING => UNSEEN,
             task => attempt::leave(hook::EGRESS, task, direction as u32, network),
         };
@@ -180,7 +180,7 @@ fn egress_with<R: Reader>(skb: &__sk_buff, reader: &R, network: u32) -> u32 {
 
 /// Gives the task that is left.
 #[inline(always)]
-fn leave(skb: *mut __sk_buff, network: u32) -> u32 {
+fn leave(skb: *mut __sk_buff, protocol: u32, network: u32) -> u32 {
     // SAFETY: the context is valid while the program runs.
     let context = unsafe { &*skb };
     // A tag that hardware will insert: the packet belongs to the VLAN interface, where it was counted.
@@ -188,9 +188,9 @@ fn leave(skb: *mut __sk_buff, network: u32) -> u32 {
         return attempt::NOTHING;
     }
     let direct = Direct::new(skb);
-    let mut task = egress_with(context, &direct, network);
+    let mut task = egress_with(context, &direct, protocol, network);
     if task == UNSEEN && direct.fell_short(context) {
-        task = egress_with(context, &Loaded(skb), network);
+        task = egress_with(context, &Loaded(skb), protocol, network);
     }
     if task == UNSEEN {
         attempt::NOTHING
@@ -202,16 +202,65 @@ fn leave(skb: *mut __sk_buff, network: u32) -> u32 {
 /// tc egress of a device with an Ethernet header.
 #[inline(always)]
 pub(crate) fn leave_ethernet(skb: *mut __sk_buff) -> u32 {
-    leave(skb, ETHERNET_HEADER)
+    // SAFETY: the context is valid while the program runs.
+    let protocol = unsafe { (*skb).protocol };
+    leave(skb, protocol, ETHERNET_HEADER)
 }
 
 /// tc egress of any other device: the length of the link header is read from the packet itself.
 #[inline(always)]
 pub(crate) fn leave_other(skb: *mut __sk_buff) -> u32 {
-    match link_header(skb) {
-        Some(network) => leave(skb, network),
+    let Some(network) = link_header(skb) else {
+        return attempt::NOTHING;
+    };
+    match ether_type(skb, network) {
+        Some(protocol) => leave(skb, protocol, network),
         None => attempt::NOTHING,
     }
+}
+
+/// How many tags VLANs write into the frames of the device that the packet is at.
+#[inline(always)]
+pub(crate) fn tags(skb: &__sk_buff) -> u32 {
+    // Copied: a map key must not lie in the context.
+    let index = skb.ifindex;
+    // SAFETY: entries are small, written whole by the daemon, and never freed while programs run.
+    unsafe { INTERFACES.get(index) }.map_or(0, |interface| interface.tags.min(MAX_TAGS))
+}
+
+/// Whether an `EtherType` in network byte order is that of a tag.
+#[inline(always)]
+fn is_tag(protocol: u32) -> bool {
+    ETHERTYPE_TAGS
+        .map(|tag| u32::from(tag.to_be()))
+        .contains(&protocol)
+}
+
+/// The `EtherType` of what a leaving packet carries, in network byte order.
+///
+/// A VLAN's device that writes its tag into the frame leaves the tag's in `__sk_buff.protocol`. Such a
+/// frame crosses the devices below as well, and is longer than theirs: `None` there.
+#[inline(always)]
+fn ether_type(skb: *mut __sk_buff, network: u32) -> Option<u32> {
+    // SAFETY: the context is valid while the program runs.
+    let context = unsafe { &*skb };
+    if is_tag(context.protocol) && network != ETHERNET_HEADER + tags(context) * TAG {
+        return None;
+    }
+    carried(skb, network)
+}
+
+/// The `EtherType` of what a packet with this place of its IP header carries, in network byte order: what a
+/// tag stands before is told right in front of that header.
+#[inline(always)]
+pub(crate) fn carried(skb: *mut __sk_buff, network: u32) -> Option<u32> {
+    // SAFETY: the context is valid while the program runs.
+    let protocol = unsafe { (*skb).protocol };
+    if !is_tag(protocol) {
+        return Some(protocol);
+    }
+    let behind: u16 = Loaded(skb).get(network.checked_sub(2)?)?;
+    Some(u32::from(behind))
 }
 
 /// How far the IP header is behind `data`, bytes.
@@ -225,104 +274,6 @@ fn link_header(skb: *const __sk_buff) -> Option<u32> {
     let length = u64::from(network).wrapping_sub(data.wrapping_sub(head));
     // Longer than any link header there is: not one.
     (length <= 64).then_some(length as u32)
-}
-
-/// tc egress of the loopback device: what a rule of the output hook answers to a SYN of this host, which is
-/// dropped behind it. Nothing is counted here. Gives the task that is left.
-#[inline(always)]
-pub(crate) fn answer(skb: *mut __sk_buff) -> u32 {
-    /// RST
-    const RESET: u32 = 0x04;
-    // SAFETY: the context is valid while the program runs.
-    let context = unsafe { &*skb };
-    let reader = Direct::new(skb);
-    let task = match parse(&reader, context.protocol, ETHERNET_HEADER) {
-        None => attempt::task_of_other(&reader, context.protocol, ETHERNET_HEADER),
-        Some(headers)
-            if headers.later_fragment == 0
-                && attempt::may_belong(&reader, &headers) & RESET != 0 =>
-        {
-            attempt::SEGMENT
-        }
-        Some(_) => attempt::NOTHING,
-    };
-    if task == attempt::NOTHING {
-        return task;
-    }
-    attempt::leave(
-        hook::LOOPBACK,
-        task,
-        Direction::Outbound as u32,
-        ETHERNET_HEADER,
-    )
-}
-
-/// Notes that a host is alive which somebody waits for: any packet of it will do, an answer to ARP too.
-#[inline(always)]
-fn look_out<R: Reader>(reader: &R, protocol: u32, network: u32) -> Option<()> {
-    /// `ETH_P_ARP`
-    const ARP: u16 = 0x0806;
-    /// From the beginning of an ARP packet to its sender's IPv4 address (RFC 826).
-    const SENDER: u32 = 14;
-    if *LOOK_OUT.get(0)? == 0 {
-        return None;
-    }
-    let key = if protocol == u32::from(u16::to_be(ETHERTYPE_IPV6)) {
-        reader.get::<Address6>(network + 8)?.bytes()
-    } else if protocol == u32::from(u16::to_be(ETHERTYPE_IPV4)) {
-        mapped(reader.get::<Address4>(network + 12)?)
-    } else if protocol == u32::from(u16::to_be(ARP)) {
-        mapped(reader.get::<Address4>(network + SENDER)?)
-    } else {
-        return None;
-    };
-    let last = SILENT_HOSTS.get_ptr_mut(key)?;
-    // SAFETY: an aligned 64-bit value, written whole.
-    unsafe { last.write_volatile(bpf_ktime_get_ns()) };
-    Some(())
-}
-
-/// tc ingress: counts fragments for this host that carry no ports. The socket hook sees the datagram
-/// only when it is whole again. Gives the task that is left.
-#[inline(always)]
-fn arrive(skb: *mut __sk_buff, network: u32) -> u32 {
-    // SAFETY: the context is valid while the program runs.
-    let context = unsafe { &*skb };
-    if context.vlan_present != 0 {
-        return attempt::NOTHING;
-    }
-    let reader = Direct::new(skb);
-    let _: Option<()> = look_out(&reader, context.protocol, network);
-    let direction = Direction::Inbound as u32;
-    let Some(headers) = parse(&reader, context.protocol, network) else {
-        return match attempt::task_of_other(&reader, context.protocol, network) {
-            attempt::NOTHING => attempt::NOTHING,
-            task => attempt::leave(hook::INGRESS, task, direction, network),
-        };
-    };
-    if headers.later_fragment != 0 {
-        if local::is_destination(&reader, headers.family, network) {
-            count::fragment(fragment::PASSED, direction);
-        }
-        return attempt::NOTHING;
-    }
-    // Before a rule translates its port. A frame to somebody else goes nowhere from here.
-    if attempt::may_belong(&reader, &headers) == 0 || context.pkt_type == PACKET_OTHERHOST {
-        return attempt::NOTHING;
-    }
-    attempt::leave(hook::INGRESS, attempt::SEGMENT, direction, network)
-}
-
-/// tc ingress of a device with an Ethernet header.
-#[inline(always)]
-pub(crate) fn arrive_ethernet(skb: *mut __sk_buff) -> u32 {
-    arrive(skb, ETHERNET_HEADER)
-}
-
-/// tc ingress of any other device: `data` is at the IP header, nothing was put in front of it.
-#[inline(always)]
-pub(crate) fn arrive_other(skb: *mut __sk_buff) -> u32 {
-    arrive(skb, 0)
 }
 
 /// Whether the socket that gets the packet is in the daemon's network namespace: the hook sees those of

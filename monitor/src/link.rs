@@ -80,6 +80,9 @@ pub struct Interface {
     /// Index of the interface that it lies on, as a VLAN does (`IFLA_LINK`). `None` where that is in
     /// another namespace, whose indexes mean nothing here, and for one end of a pair, such as veth.
     pub lower: Option<u32>,
+    /// Whether it is a VLAN's device that writes its tag into the frame, instead of leaving that to the
+    /// device below (`ip link … type vlan reorder_hdr off`).
+    pub writes_tag: bool,
 }
 
 /// A change.

@@ -11,7 +11,7 @@ use super::record::record;
 use super::{ERROR, Note, TEREDO, note};
 use crate::kernel::skb::HeadReader;
 use crate::packet::{Loaded, Watched, mapped, request, watched};
-use crate::pass::parse;
+use crate::pass::{carried, parse};
 use crate::teredo;
 
 /// Follows a packet that passed or arrived.
@@ -20,10 +20,9 @@ pub(crate) fn follow_skb(skb: *mut __sk_buff, hook: u32, stage: Stage) -> Option
     let note = note(hook)?;
     note.stage = stage.code();
     let reader = Loaded(skb);
-    // SAFETY: the context is valid while the program runs.
-    let ethertype = unsafe { (*skb).protocol };
     // Bounded once more: what is read of a map has no bounds.
     let network = blur(note.network);
+    let ethertype = carried(skb, network)?;
     if note.task == ERROR {
         let is_ipv6 = ethertype == u32::from(u16::to_be(ETHERTYPE_IPV6));
         note.family = u32::from(is_ipv6);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use monitor_common::drop::Place;
-use monitor_common::interface::{BRIDGE_PORT, EXCLUDED, InterfaceInfo};
+use monitor_common::interface::{BRIDGE_PORT, EXCLUDED, InterfaceInfo, MAX_TAGS};
 use tracing::{debug, info, warn};
 
 use crate::bpf::attach::{Hooks, Wanted};
@@ -30,7 +30,7 @@ pub(super) struct Interfaces {
 /// A packet must be counted once. One that is routed out of a bond crosses the bond and one of its
 /// ports: the bond counts. The device of a VRF is crossed on the way to one that belongs to it: that
 /// one counts. Ports of a bridge count only what is bridged.
-fn wanted(filter: &InterfaceFilter, interface: &Interface) -> Option<Wanted> {
+fn wanted(filter: &InterfaceFilter, interface: &Interface, tags: u32) -> Option<Wanted> {
     let slave_kind = interface.slave_kind.as_deref();
     let counted_above = matches!(slave_kind, Some("bond" | "team"));
     let counted_below = interface.info_kind.as_deref() == Some("vrf");
@@ -49,13 +49,14 @@ fn wanted(filter: &InterfaceFilter, interface: &Interface) -> Option<Wanted> {
     Some(Wanted {
         name: interface.name.clone(),
         loopback: false,
-        ethernet: interface.kind == LinkType::Ethernet,
+        // Tags in the frame make its header longer.
+        ethernet: interface.kind == LinkType::Ethernet && tags == 0,
         ingress: slave_kind != Some("bridge"),
     })
 }
 
 /// What the kernel programs are told of an interface.
-fn info_of(filter: &InterfaceFilter, interface: &Interface) -> InterfaceInfo {
+fn info_of(filter: &InterfaceFilter, interface: &Interface, tags: u32) -> InterfaceInfo {
     let mut flags = 0;
     if interface.slave_kind.as_deref() == Some("bridge") {
         flags |= BRIDGE_PORT;
@@ -66,7 +67,28 @@ fn info_of(filter: &InterfaceFilter, interface: &Interface) -> InterfaceInfo {
     InterfaceInfo {
         flags,
         master: interface.master.unwrap_or(0),
+        tags,
     }
+}
+
+/// How many tags are written into the frames of an interface: by itself, and by those that it lies on.
+///
+/// A header is built from the top down to the lowest device before the frame leaves by the first of them.
+fn tags(known: &BTreeMap<u32, Interface>, interface: &Interface) -> u32 {
+    if interface.info_kind.as_deref() != Some("vlan") {
+        return 0;
+    }
+    let mut tags = u32::from(interface.writes_tag);
+    let mut lower = interface.lower;
+    // So many steps at most: what is known may be out of date, and then lead round in a circle.
+    for _ in 1..MAX_TAGS {
+        let Some(below) = lower.and_then(|index| known.get(&index)) else {
+            break;
+        };
+        tags += u32::from(below.writes_tag);
+        lower = below.lower;
+    }
+    tags
 }
 
 impl Interfaces {
@@ -83,13 +105,19 @@ impl Interfaces {
     pub(super) fn learn(&mut self, event: &LinkEvent) {
         let result = match event {
             LinkEvent::Link(interface) => {
-                let watched = interface.kind != LinkType::Loopback
-                    && wanted(&self.filter, interface).is_some();
+                let retags = self.retags(interface);
+                self.known.insert(interface.index, interface.clone());
+                let watched =
+                    interface.kind != LinkType::Loopback && self.wanted(interface).is_some();
                 self.source
                     .interface_is(interface.index, &interface.name, watched);
-                self.known.insert(interface.index, interface.clone());
-                self.tables
-                    .set_interface(interface.index, info_of(&self.filter, interface))
+                let others = self.known.values().filter(|_| retags);
+                let mut told = others.chain([interface]);
+                told.try_for_each(|interface| {
+                    let tags = tags(&self.known, interface);
+                    let info = info_of(&self.filter, interface, tags);
+                    self.tables.set_interface(interface.index, info)
+                })
             }
             LinkEvent::Gone { index } => {
                 self.known.remove(index);
@@ -112,8 +140,18 @@ impl Interfaces {
         }
     }
 
+    /// Whether this change is also one for the VLANs that lie on the interface: their frames have its tag.
+    fn retags(&self, interface: &Interface) -> bool {
+        let known = self.known.get(&interface.index);
+        known.is_some_and(|known| known.writes_tag) != interface.writes_tag
+    }
+
+    fn wanted(&self, interface: &Interface) -> Option<Wanted> {
+        wanted(&self.filter, interface, tags(&self.known, interface))
+    }
+
     fn attach(&self, hooks: &mut Hooks, interface: &Interface) {
-        let Some(wanted) = wanted(&self.filter, interface) else {
+        let Some(wanted) = self.wanted(interface) else {
             debug!("interface {} is not watched", interface.name);
             return hooks.detach_interface(interface.index);
         };
@@ -132,7 +170,7 @@ impl Interfaces {
             let Some(interface) = self.known.get(&index) else {
                 continue;
             };
-            let Some(wanted) = wanted(&self.filter, interface) else {
+            let Some(wanted) = self.wanted(interface) else {
                 continue;
             };
             match hooks.attach_interface(index, wanted) {
@@ -146,13 +184,18 @@ impl Interfaces {
     /// Takes a change into tables and attachments.
     pub(super) fn follow(&mut self, hooks: &mut Hooks, event: LinkEvent) {
         let new = matches!(&event, LinkEvent::Link(interface) if !self.known.contains_key(&interface.index));
+        let retags = matches!(&event, LinkEvent::Link(interface) if self.retags(interface));
         self.learn(&event);
         match event {
             LinkEvent::Link(interface) => {
                 if new {
                     info!("interface {} appeared", interface.name);
                 }
-                self.attach(hooks, &interface);
+                if retags {
+                    self.attach_all(hooks);
+                } else {
+                    self.attach(hooks, &interface);
+                }
             }
             LinkEvent::Gone { index } => hooks.detach_interface(index),
             LinkEvent::AddressAdded(_) | LinkEvent::AddressRemoved(_) | LinkEvent::Synced => {}

@@ -32,7 +32,11 @@ const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
 const IFLA_INFO_SLAVE_KIND: u16 = 4;
+/// `struct ifla_vlan_flags`, within [`IFLA_INFO_DATA`] of a VLAN's device.
+const IFLA_VLAN_FLAGS: u16 = 2;
+const VLAN_FLAG_REORDER_HDR: u32 = 0x1;
 
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
@@ -155,7 +159,7 @@ fn link(payload: &[u8]) -> Option<Message> {
     let index = link_index(payload)?;
     let mut name = None;
     let (mut master, mut lower, mut elsewhere) = (None, None, false);
-    let (mut info_kind, mut slave_kind) = (None, None);
+    let (mut info_kind, mut info_data, mut slave_kind) = (None, None, None);
     for (kind, value) in attributes(payload.get(IFINFOMSG..)?) {
         match kind {
             IFLA_IFNAME => name = Some(text(value)),
@@ -166,6 +170,7 @@ fn link(payload: &[u8]) -> Option<Message> {
                 for (kind, value) in attributes(value) {
                     match kind {
                         IFLA_INFO_KIND => info_kind = Some(text(value)),
+                        IFLA_INFO_DATA => info_data = Some(value),
                         IFLA_INFO_SLAVE_KIND => slave_kind = Some(text(value)),
                         _ => {}
                     }
@@ -179,6 +184,8 @@ fn link(payload: &[u8]) -> Option<Message> {
     let pair = info_kind
         .as_deref()
         .is_some_and(|kind| ["veth", "netkit", "vxcan"].contains(&kind));
+    // What the data means depends on the kind.
+    let vlan = info_data.filter(|_| info_kind.as_deref() == Some("vlan"));
     Some(Message::NewLink(Interface {
         index,
         name: name?,
@@ -187,7 +194,16 @@ fn link(payload: &[u8]) -> Option<Message> {
         slave_kind,
         info_kind,
         lower: lower.filter(|_| !elsewhere && !pair),
+        writes_tag: vlan.is_some_and(writes_tag),
     }))
+}
+
+/// Whether a VLAN's device writes its tag into the frame; `data` is what is told of VLANs alone.
+fn writes_tag(data: &[u8]) -> bool {
+    let flags = attributes(data).find(|(kind, _)| *kind == IFLA_VLAN_FLAGS);
+    // The kernel leaves them out where none is set (`vlan_fill_info`).
+    let flags = flags.and_then(|(_, value)| u32_at(value, 0)).unwrap_or(0);
+    flags & VLAN_FLAG_REORDER_HDR == 0
 }
 
 fn address(payload: &[u8]) -> Option<(Address, Option<IpAddr>)> {

@@ -195,6 +195,7 @@ mod tests {
             slave_kind: None,
             info_kind: None,
             lower: None,
+            writes_tag: false,
         }
     }
 

@@ -77,6 +77,7 @@ fn a_link_has_name_master_lower_and_kinds() {
         slave_kind: Some("bridge".into()),
         info_kind: Some("vlan".into()),
         lower: Some(2),
+        writes_tag: false,
     };
     let body = Body::Message(Message::NewLink(expected));
     assert_eq!(
@@ -99,6 +100,41 @@ fn a_lower_interface_of_another_namespace_is_none_of_ours() {
         panic!("{bodies:?}")
     };
     assert_eq!(interface.lower, None);
+}
+
+#[test]
+fn a_vlan_that_does_not_reorder_headers_writes_its_tag() {
+    let writes_tag = |kind: &[u8], flags: u32| {
+        let mut data = vec![attribute(1, &20_u16.to_ne_bytes())];
+        // As the kernel does: none are not told. With the mask of those that are meant: all.
+        if flags != 0 {
+            let flags = [flags.to_ne_bytes(), u32::MAX.to_ne_bytes()].concat();
+            data.push(attribute(IFLA_VLAN_FLAGS, &flags));
+        }
+        let info = [
+            attribute(IFLA_INFO_KIND, kind),
+            attribute(IFLA_INFO_DATA | 0x8000, &data.concat()),
+        ];
+        let payload = ifinfo(
+            libc::AF_UNSPEC,
+            libc::ARPHRD_ETHER,
+            5,
+            &[
+                attribute(IFLA_IFNAME, b"eth0.7\0"),
+                attribute(IFLA_LINKINFO | 0x8000, &info.concat()),
+            ],
+        );
+        let bodies = bodies(&message(RTM_NEWLINK, 0, &payload));
+        let [Body::Message(Message::NewLink(interface))] = &bodies[..] else {
+            panic!("{bodies:?}")
+        };
+        interface.writes_tag
+    };
+    assert!(writes_tag(b"vlan\0", 0));
+    // Another flag, such as GVRP, says nothing of it.
+    assert!(writes_tag(b"vlan\0", 0x2));
+    assert!(!writes_tag(b"vlan\0", VLAN_FLAG_REORDER_HDR));
+    assert!(!writes_tag(b"macvlan\0", 0));
 }
 
 #[test]
