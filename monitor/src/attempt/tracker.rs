@@ -1,32 +1,25 @@
 //! The attempts that the kernel programs follow, from one reading of their map to the next.
 
 use std::cell::OnceCell;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use monitor_common::attempt::{Attempt, AttemptKey, Maker};
 use monitor_common::{Direction, Family, Protocol};
 
+mod hosts;
+
 use super::judge::{Judgement, World, judge};
 use super::{BlockedBy, Finished, Outcome};
+pub use hosts::Hosts;
 
 /// How long a finished attempt keeps its key after its last SYN: a client repeats one for over two
 /// minutes.
 const KEEP: Duration = Duration::from_secs(130);
 
-/// How long a packet from a host proves that it is alive.
-const ALIVE: Duration = Duration::from_mins(5);
-
-/// How long it is not looked out for another one: an attempt ends while the proof still holds.
-const FRESH: Duration = Duration::from_mins(4);
-
 /// How many unanswered attempts, hosts and finished keys are remembered at most; the oldest are forgotten.
 const REMEMBERED: usize = 262_144;
-
-/// How many clients must fail towards how many live targets, so that other targets count as alive too.
-const CLIENTS: usize = 3;
-const TARGETS: usize = 2;
 
 /// A finished attempt that may still be repeated.
 #[derive(Debug)]
@@ -94,11 +87,8 @@ pub struct Tracker {
     order: VecDeque<AttemptKey>,
     /// Answered attempts that are not judged yet: a flood may push them out of the map.
     answered: HashMap<AttemptKey, Answered>,
-    alive: HashMap<IpAddr, Duration>,
-    /// Those whom somebody waits for, as of the last reading.
-    waiting: HashSet<IpAddr>,
-    /// Unanswered attempts: when, client, target.
-    unanswered: VecDeque<(Duration, IpAddr, IpAddr)>,
+    /// What is known of the hosts that they reach, or do not.
+    pub hosts: Hosts,
     /// Records that ended, or that were made again for an attempt that had.
     accounted: u64,
     live: u64,
@@ -137,10 +127,12 @@ impl World for View<'_> {
     }
 
     fn is_alive(&self, attempt: &Attempt) -> bool {
-        self.tracker.is_alive(address(attempt.target), self.now)
+        self.tracker
+            .hosts
+            .is_alive(address(attempt.target), self.now)
             || *self
                 .many_fail
-                .get_or_init(|| self.tracker.many_fail(self.now))
+                .get_or_init(|| self.tracker.hosts.many_fail(self.now))
     }
 }
 
@@ -155,7 +147,7 @@ impl Tracker {
     ) -> Scan {
         let mut scan = Scan::default();
         self.live = 0;
-        self.waiting.clear();
+        self.hosts.begin();
         let mut reading = Reading {
             now,
             table,
@@ -243,7 +235,7 @@ impl Tracker {
                     && attempt.answered_ns == 0
                     && attempt.direction != Direction::Inbound.code()
                 {
-                    self.waiting.insert(address(attempt.target));
+                    self.hosts.is_awaited(address(attempt.target));
                 }
                 if attempt.answered_ns != 0 {
                     let attempt = *attempt;
@@ -280,48 +272,6 @@ impl Tracker {
         self.live
     }
 
-    /// A packet of a host was seen.
-    pub fn is_seen(&mut self, host: IpAddr, at: Duration) {
-        let last = self.alive.entry(host).or_default();
-        *last = (*last).max(at);
-    }
-
-    /// Whether a packet of a host was seen within the last 5 minutes.
-    #[must_use]
-    pub fn is_alive(&self, host: IpAddr, now: Duration) -> bool {
-        self.alive
-            .get(&host)
-            .is_some_and(|last| now.saturating_sub(*last) < ALIVE)
-    }
-
-    /// The hosts that do not answer, or did not lately, and of whom no packet was seen lately either.
-    #[must_use]
-    pub fn unproven(&self, now: Duration) -> HashSet<IpAddr> {
-        let unanswered = self.unanswered.iter().map(|(_, _, target)| target);
-        let proven = |host: &&IpAddr| {
-            let last = self.alive.get(*host);
-            last.is_some_and(|last| now.saturating_sub(*last) < FRESH)
-        };
-        let hosts = self.waiting.iter().chain(unanswered);
-        hosts.filter(|host| !proven(host)).copied().collect()
-    }
-
-    /// Whether so much fails that something beyond this host is the cause.
-    fn many_fail(&self, now: Duration) -> bool {
-        let mut clients = HashSet::new();
-        let mut targets = HashSet::new();
-        for (_, client, target) in &self.unanswered {
-            if self.is_alive(*target, now) {
-                clients.insert(client);
-                targets.insert(target);
-                if clients.len() >= CLIENTS && targets.len() >= TARGETS {
-                    return true;
-                }
-            }
-        }
-        false
-    }
-
     /// Takes what a record says of its target's life.
     fn note_life(&mut self, attempt: &Attempt) {
         let by_target = |by: u8, ns: u64| if by == Maker::Target.code() { ns } else { 0 };
@@ -331,7 +281,8 @@ impl Tracker {
             last = last.max(attempt.answered_ns).max(attempt.reply_dropped_ns);
         }
         if last != 0 {
-            self.is_seen(address(attempt.target), Duration::from_nanos(last));
+            self.hosts
+                .is_seen(address(attempt.target), Duration::from_nanos(last));
         }
     }
 
@@ -353,8 +304,8 @@ impl Tracker {
         if outcome == Outcome::Unanswered
             && let Some(finished) = finished
         {
-            self.unanswered
-                .push_back((finished.ended, finished.client.ip(), finished.target.ip()));
+            let (client, target) = (finished.client.ip(), finished.target.ip());
+            self.hosts.is_silent(finished.ended, client, target);
         }
     }
 
@@ -372,15 +323,7 @@ impl Tracker {
                 }
             }
         }
-        let old = |at: Duration| now.saturating_sub(at) >= ALIVE;
-        while self.unanswered.front().is_some_and(|(at, _, _)| old(*at))
-            || self.unanswered.len() > REMEMBERED
-        {
-            self.unanswered.pop_front();
-        }
-        if self.alive.len() > REMEMBERED || self.alive.values().any(|at| old(*at)) {
-            self.alive.retain(|_, at| !old(*at));
-        }
+        self.hosts.expire(now);
     }
 }
 

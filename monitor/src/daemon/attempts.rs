@@ -77,15 +77,15 @@ impl Attempts {
         let now = monotonic();
         let entries = self.map.read().map_err(|error| error.to_string())?;
         let records = entries.len() as u64;
-        self.lookout.tell(&mut self.tracker, now);
+        self.lookout.tell(&mut self.tracker.hosts, now);
         let mut scan = self
             .tracker
             .scan(now, counted.created, entries.into_iter(), table);
         let tracker = &self.tracker;
         let teredo = self
             .teredo
-            .read(now, table, |host| tracker.is_alive(host, now));
-        let mut unproven = tracker.unproven(now);
+            .read(now, table, |host| tracker.hosts.is_alive(host, now));
+        let mut unproven = tracker.hosts.unproven(now);
         unproven.extend(self.teredo.waiting());
         self.lookout.set(&unproven);
         scan.finished.extend(teredo.finished);

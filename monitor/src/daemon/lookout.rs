@@ -7,7 +7,7 @@ use std::time::Duration;
 use aya::Ebpf;
 use tracing::warn;
 
-use crate::attempt::tracker::Tracker;
+use crate::attempt::tracker::Hosts;
 use crate::bpf::silent::SilentHosts;
 use crate::bpf::tables::TableError;
 use crate::neighbour;
@@ -35,11 +35,11 @@ impl Lookout {
         })
     }
 
-    /// Tells the tracker of the hosts that were heard; `now` is on the monotonic clock.
-    pub(super) fn tell(&mut self, tracker: &mut Tracker, now: Duration) {
-        let unproven = tracker.unproven(now);
+    /// Takes the hosts that were heard; `now` is on the monotonic clock.
+    pub(super) fn tell(&mut self, hosts: &mut Hosts, now: Duration) {
+        let unproven = hosts.unproven(now);
         for (host, last) in self.hosts.heard() {
-            tracker.is_seen(host, last);
+            hosts.is_seen(host, last);
         }
         let is_due = |last: Duration| now.saturating_sub(last) >= INTERVAL;
         if unproven.is_empty() || !self.neighbours.is_none_or(is_due) {
@@ -51,7 +51,7 @@ impl Lookout {
                 for neighbour in neighbours {
                     if unproven.contains(&neighbour.address) {
                         let last = now.saturating_sub(neighbour.confirmed);
-                        tracker.is_seen(neighbour.address, last);
+                        hosts.is_seen(neighbour.address, last);
                     }
                 }
                 self.failed = false;

@@ -67,9 +67,7 @@ const HOOKS: &[Hook] = &[
         syn: ("type filter hook output priority 0", &[Way::Outbound]),
         syn_ack: ("type filter hook output priority 0", &[Way::Inbound]),
         before_dnat: false,
-        // What such a rule answers goes over the loopback device, which no hook watches: its attempts are
-        // `dropped` (docs/how-it-counts.md).
-        rejects: false,
+        rejects: true,
     },
     Hook {
         name: "postrouting",

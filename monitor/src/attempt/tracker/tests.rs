@@ -146,7 +146,7 @@ fn a_target_that_spoke_lately_is_alive() {
 fn three_clients_that_fail_towards_two_live_targets_prove_a_box_beyond() {
     let mut tracker = Tracker::default();
     for target in [2, 3] {
-        tracker.is_seen(address(v4(target)), at(0));
+        tracker.hosts.is_seen(address(v4(target)), at(0));
     }
     let mut sequence = 0;
     let mut try_one = |tracker: &mut Tracker, client, target, ms| {
