@@ -17,10 +17,6 @@ use next::Next;
 
 /// Settings that are frozen into the programs.
 #[derive(Clone, Copy, Debug)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a switch of its own in the programs"
-)]
 pub struct Settings {
     /// Send dropped packets to the event log.
     pub log_dropped: bool,
