@@ -170,16 +170,14 @@ pub mod hook {
 
 /// Things that are counted of attempts, per CPU: indexes of the `ATTEMPT_COUNTS` map.
 pub mod count {
-    /// Records that were made.
-    pub const CREATED: u32 = 0;
     /// SYNs of another connection with the number of one that is followed.
-    pub const COLLISIONS: u32 = 1;
+    pub const COLLISIONS: u32 = 0;
     /// SYNs for which no record could be made.
-    pub const REFUSED: u32 = 2;
+    pub const REFUSED: u32 = 1;
     /// Teredo packets that found no room in the ring buffer.
-    pub const TEREDO_LOST: u32 = 3;
+    pub const TEREDO_LOST: u32 = 2;
     /// How many there are.
-    pub const LEN: u32 = 4;
+    pub const LEN: u32 = 3;
 }
 
 /// `IPPROTO_ICMP`

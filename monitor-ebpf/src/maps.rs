@@ -14,7 +14,7 @@ use monitor_common::drop::{
 use monitor_common::event::{EVENT_RING_BYTES, loss};
 use monitor_common::interface::{InterfaceCount, InterfaceInfo, MAX_INTERFACES};
 use monitor_common::teredo::{TEREDO_RING_BYTES, TeredoPacket};
-use monitor_common::traffic::PortTable;
+use monitor_common::traffic::{MAX_TRAFFICS, PortTable};
 
 /// Port to traffic. A map and not read-only data, so that a reload needs no new programs.
 #[map]
@@ -146,6 +146,11 @@ pub(crate) static LOOK_OUT: Array<u32> = Array::with_max_entries(1, 0);
 #[map]
 pub(crate) static ATTEMPT_COUNTS: PerCpuArray<u64> =
     PerCpuArray::with_max_entries(attempt::count::LEN * attempt::hook::LEN, 0);
+
+/// Records that were made: by traffic, then by hook.
+#[map]
+pub(crate) static ATTEMPTS_CREATED: PerCpuArray<u64> =
+    PerCpuArray::with_max_entries(MAX_TRAFFICS as u32 * attempt::hook::LEN, 0);
 
 /// What a hook has just seen, by [`attempt::hook`].
 #[map]

@@ -1,11 +1,14 @@
 //! The record of an attempt: what a packet that belongs to it changes.
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::maps::PerCpuArray;
 use monitor_common::Direction;
 use monitor_common::attempt::{Attempt, AttemptKey, EarlyAnswer, Kind, Maker, Stage, count, hook};
 
 use super::Note;
-use crate::maps::{ATTEMPT_ALIASES, ATTEMPT_COUNTS, ATTEMPTS, EARLY_ANSWERS, FRESH};
+use crate::maps::{
+    ATTEMPT_ALIASES, ATTEMPT_COUNTS, ATTEMPTS, ATTEMPTS_CREATED, EARLY_ANSWERS, FRESH,
+};
 
 /// `linux/bpf.h`: only a new entry.
 const BPF_NOEXIST: u64 = 1;
@@ -17,7 +20,18 @@ const SAME_NS: u64 = 100_000_000;
 /// Adds to one of [`count`].
 #[inline(always)]
 pub(crate) fn add(what: u32, hook: u32) {
-    if let Some(value) = ATTEMPT_COUNTS.get_ptr_mut(what * hook::LEN + hook) {
+    increment(&ATTEMPT_COUNTS, what * hook::LEN + hook);
+}
+
+/// Counts a new record.
+#[inline(always)]
+fn created(index: u32) {
+    increment(&ATTEMPTS_CREATED, index);
+}
+
+#[inline(always)]
+fn increment(map: &PerCpuArray<u64>, index: u32) {
+    if let Some(value) = map.get_ptr_mut(index) {
         // SAFETY: this CPU's own value. A program that interrupts another one here may cost a count,
         // so each hook has its own.
         unsafe { *value += 1 };
@@ -145,7 +159,7 @@ fn create(hook: u32, note: &Note, now: u64) -> Option<&'static mut Attempt> {
         return None;
     };
     if made.is_ok() {
-        add(count::CREATED, hook);
+        created((note.traffic - 1) * hook::LEN + hook);
     }
     if note.alias != note.sequence {
         let alias = AttemptKey {

@@ -10,6 +10,8 @@ use monitor_common::{Direction, Family, Protocol};
 
 mod hosts;
 
+use crate::bpf::attempts::PerTraffic;
+
 use super::judge::{Judgement, World, judge};
 use super::{BlockedBy, Finished, Outcome};
 pub use hosts::Hosts;
@@ -89,11 +91,12 @@ pub struct Tracker {
     answered: HashMap<AttemptKey, Answered>,
     /// What is known of the hosts that they reach, or do not.
     pub hosts: Hosts,
-    /// Records that ended, or that were made again for an attempt that had.
-    accounted: u64,
-    live: u64,
-    lost: u64,
-    last_lost: u64,
+    /// Records that ended, or that were made again for an attempt that had; this and what follows by
+    /// traffic.
+    accounted: PerTraffic,
+    live: PerTraffic,
+    lost: PerTraffic,
+    last_lost: PerTraffic,
 }
 
 /// The address of a record.
@@ -137,16 +140,17 @@ impl World for View<'_> {
 }
 
 impl Tracker {
-    /// Takes one reading of the map. `created` is how many records had been made when the reading began.
+    /// Takes one reading of the map. `created` is how many records had been made when the reading began, by
+    /// traffic.
     pub fn scan(
         &mut self,
         now: Duration,
-        created: u64,
+        created: &PerTraffic,
         entries: impl Iterator<Item = (AttemptKey, Attempt)>,
         table: Table,
     ) -> Scan {
         let mut scan = Scan::default();
-        self.live = 0;
+        self.live = PerTraffic::default();
         self.hosts.begin();
         let mut reading = Reading {
             now,
@@ -165,10 +169,12 @@ impl Tracker {
             self.done.remove(key);
         }
         self.expire(now);
-        let lost = created.saturating_sub(self.accounted + self.live);
-        // A reading that runs beside the programs may miss one: only what two readings miss is lost.
-        self.lost = self.lost.max(lost.min(self.last_lost));
-        self.last_lost = lost;
+        for (at, created) in created.iter().enumerate() {
+            let lost = created.saturating_sub(self.accounted[at] + self.live[at]);
+            // A reading that runs beside the programs may miss one: only what two readings miss is lost.
+            self.lost[at] = self.lost[at].max(lost.min(self.last_lost[at]));
+            self.last_lost[at] = lost;
+        }
         scan
     }
 
@@ -186,7 +192,7 @@ impl Tracker {
             if done.first_ns != first_ns {
                 // It had been pushed out of the map, and its SYN came again.
                 done.first_ns = first_ns;
-                self.accounted += 1;
+                count(&mut self.accounted, &attempt);
             }
             done.last = Duration::from_nanos(attempt.syn_ns.max(attempt.repeated_ns));
             if !done.succeeded && attempt.answered_ns != 0 {
@@ -203,7 +209,7 @@ impl Tracker {
         if let Some(before) = reading.answered.remove(&key) {
             if before.first_ns != first_ns {
                 // The same, before it was judged: its answer did not arrive.
-                self.accounted += 1;
+                count(&mut self.accounted, &attempt);
             }
             attempt.first_ns = before.attempt.first_ns;
             if attempt.answered_ns == 0 {
@@ -230,7 +236,7 @@ impl Tracker {
         };
         match judge(attempt, reading.now, &view) {
             Judgement::Pending => {
-                self.live += 1;
+                count(&mut self.live, attempt);
                 if attempt.passed_ns != 0
                     && attempt.answered_ns == 0
                     && attempt.direction != Direction::Inbound.code()
@@ -243,7 +249,7 @@ impl Tracker {
                 }
             }
             Judgement::Vanished => {
-                self.accounted += 1;
+                count(&mut self.accounted, attempt);
                 scan.forget.push(key);
             }
             Judgement::Ended {
@@ -251,7 +257,7 @@ impl Tracker {
                 blocked_by,
                 reason,
             } => {
-                self.accounted += 1;
+                count(&mut self.accounted, attempt);
                 let finished = finished(key, attempt, outcome, blocked_by, reading.now);
                 self.end(key, first_ns, attempt, outcome, finished.as_ref());
                 scan.finished
@@ -260,16 +266,16 @@ impl Tracker {
         }
     }
 
-    /// How many attempts were pushed out of the map before they could be judged.
+    /// How many attempts were pushed out of the map before they could be judged, by traffic.
     #[must_use]
-    pub const fn lost(&self) -> u64 {
-        self.lost
+    pub const fn lost(&self) -> &PerTraffic {
+        &self.lost
     }
 
     /// How many are followed now.
     #[must_use]
-    pub const fn live(&self) -> u64 {
-        self.live
+    pub fn live(&self) -> u64 {
+        self.live.iter().sum()
     }
 
     /// Takes what a record says of its target's life.
@@ -324,6 +330,13 @@ impl Tracker {
             }
         }
         self.hosts.expire(now);
+    }
+}
+
+/// Counts an attempt for its traffic; every index that the programs write has a place.
+fn count(counts: &mut PerTraffic, attempt: &Attempt) {
+    if let Some(count) = counts.get_mut(usize::from(attempt.traffic)) {
+        *count += 1;
     }
 }
 

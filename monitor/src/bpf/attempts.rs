@@ -6,6 +6,7 @@ use std::os::fd::AsFd as _;
 use aya::Ebpf;
 use aya::maps::{Map, MapData, PerCpuArray};
 use monitor_common::attempt::{Attempt, AttemptKey, count, hook};
+use monitor_common::traffic::MAX_TRAFFICS;
 
 use super::counters::ReadError;
 use super::sys;
@@ -14,11 +15,14 @@ use super::tables::{TableError, take};
 /// How many entries are read at once.
 const ROOM: usize = 4096;
 
+/// Numbers by index of the traffic.
+pub type PerTraffic = [u64; MAX_TRAFFICS as usize];
+
 /// What was counted of attempts since the programs were loaded.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Counted {
-    /// Records that were made.
-    pub created: u64,
+    /// Records that were made, by index of the traffic.
+    pub created: PerTraffic,
     /// SYNs of another connection with the number of one that is followed.
     pub collisions: u64,
     /// SYNs for which no record could be made.
@@ -31,6 +35,7 @@ pub struct Counted {
 pub struct AttemptMap {
     map: MapData,
     counts: PerCpuArray<MapData, u64>,
+    created: PerCpuArray<MapData, u64>,
     keys: Vec<AttemptKey>,
     values: Vec<Attempt>,
 }
@@ -54,6 +59,7 @@ impl AttemptMap {
                 _ => return Err(TableError::NoMap("ATTEMPTS")),
             },
             counts: take(ebpf, "ATTEMPT_COUNTS")?,
+            created: take(ebpf, "ATTEMPTS_CREATED")?,
             keys: Vec::new(),
             values: Vec::new(),
         })
@@ -65,20 +71,13 @@ impl AttemptMap {
     ///
     /// What the kernel said.
     pub fn counted(&self) -> Result<Counted, ReadError> {
-        let read = |what: u32| {
-            let mut sum = 0;
-            for hook in 0..hook::LEN {
-                let values = self.counts.get(&(what * hook::LEN + hook), 0);
-                let values = values.map_err(|source| ReadError {
-                    map: "ATTEMPT_COUNTS",
-                    source,
-                })?;
-                sum += values.iter().sum::<u64>();
-            }
-            Ok(sum)
-        };
+        let mut created = PerTraffic::default();
+        for (traffic, created) in (0..).zip(&mut created) {
+            *created = sum(&self.created, "ATTEMPTS_CREATED", traffic)?;
+        }
+        let read = |what| sum(&self.counts, "ATTEMPT_COUNTS", what);
         Ok(Counted {
-            created: read(count::CREATED)?,
+            created,
             collisions: read(count::COLLISIONS)?,
             refused: read(count::REFUSED)?,
             teredo_lost: read(count::TEREDO_LOST)?,
@@ -138,4 +137,15 @@ impl AttemptMap {
             keys.len(),
         )
     }
+}
+
+/// What all hooks on all CPUs counted: the counters of one thing stand side by side.
+fn sum(counts: &PerCpuArray<MapData, u64>, map: &'static str, what: u32) -> Result<u64, ReadError> {
+    let mut sum = 0;
+    for hook in 0..hook::LEN {
+        let values = counts.get(&(what * hook::LEN + hook), 0);
+        let values = values.map_err(|source| ReadError { map, source })?;
+        sum += values.iter().sum::<u64>();
+    }
+    Ok(sum)
 }

@@ -9,7 +9,7 @@ use super::lookout::Lookout;
 use super::teredo::Teredo;
 use crate::attempt::Finished;
 use crate::attempt::tracker::{Late, Table, Tracker};
-use crate::bpf::attempts::AttemptMap;
+use crate::bpf::attempts::{AttemptMap, PerTraffic};
 use crate::metrics::Source;
 
 /// How often the map is read.
@@ -80,7 +80,7 @@ impl Attempts {
         self.lookout.tell(&mut self.tracker.hosts, now);
         let mut scan = self
             .tracker
-            .scan(now, counted.created, entries.into_iter(), table);
+            .scan(now, &counted.created, entries.into_iter(), table);
         let tracker = &self.tracker;
         let teredo = self
             .teredo
@@ -100,7 +100,7 @@ impl Attempts {
                 attempts.totals.add(finished);
             }
             attempts.counted = counted;
-            attempts.lost = self.tracker.lost();
+            attempts.lost = self.tracker.lost().iter().sum();
             attempts.records = records;
             attempts.capacity = self.capacity;
             attempts.teredo_lost = counted.teredo_lost + self.teredo.lost();
@@ -111,8 +111,8 @@ impl Attempts {
         })
     }
 
-    /// How many attempts were lost so far.
-    pub(super) const fn lost(&self) -> u64 {
+    /// How many attempts were lost so far, by traffic.
+    pub(super) const fn lost(&self) -> &PerTraffic {
         self.tracker.lost()
     }
 }

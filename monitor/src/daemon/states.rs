@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use monitor_common::Direction;
+use monitor_common::traffic::MAX_TRAFFICS;
 
 use super::attempts::{News, monotonic};
 use crate::bpf::Hook;
 use crate::bpf::attach::SharedStates;
+use crate::bpf::attempts::PerTraffic;
 use crate::metrics::Source;
 use crate::metrics::attempts::is_followed;
 use crate::state::{Coverage, Evaluation, Losses, State, Tracker};
@@ -29,7 +31,8 @@ pub(super) struct Changed {
 #[derive(Debug, Default)]
 pub(super) struct States {
     trackers: BTreeMap<(u8, Direction), Tracker>,
-    losses: Losses,
+    /// By traffic.
+    losses: [Losses; MAX_TRAFFICS as usize],
 }
 
 /// The traffics and directions that have a state.
@@ -85,13 +88,13 @@ impl States {
             .or_insert_with(|| Tracker::new(monotonic()))
     }
 
-    /// Computes all states and shows them; gives those that changed. `lost` is how many attempts were lost
-    /// so far.
+    /// Computes all states and shows them; gives those that changed. `lost` is how many attempts of each
+    /// traffic were lost so far.
     pub(super) fn tick(
         &mut self,
         source: &Source,
         hooks: &SharedStates,
-        lost: u64,
+        lost: &PerTraffic,
     ) -> Vec<Changed> {
         let now = monotonic();
         let traffics = source.traffics();
@@ -99,7 +102,9 @@ impl States {
             .iter()
             .map(|traffic| traffic.watch.thresholds.window)
             .max();
-        self.losses.observe(now, lost, longest.unwrap_or_default());
+        for (losses, lost) in self.losses.iter_mut().zip(lost) {
+            losses.observe(now, *lost, longest.unwrap_or_default());
+        }
         let mut changed = Vec::new();
         let mut shown = BTreeMap::new();
         let followed = source.with_attempts(|attempts| attempts.followed);
@@ -107,7 +112,10 @@ impl States {
             let thresholds = &traffic.watch.thresholds;
             let coverage = Coverage {
                 hook_missing: is_hook_missing(hooks, direction),
-                lost: self.losses.within(now, thresholds.window),
+                lost: self
+                    .losses
+                    .get(usize::from(traffic.index))
+                    .map_or(0, |losses| losses.within(now, thresholds.window)),
             };
             let tracker = self.of(traffic.index, direction);
             let before = tracker.memory().state;

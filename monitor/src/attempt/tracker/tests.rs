@@ -43,8 +43,16 @@ fn established(ms: u64) -> Attempt {
     }
 }
 
+/// Of the traffic with index 0 so many, and none of the others.
+fn of_first(count: u64) -> PerTraffic {
+    let mut counts = PerTraffic::default();
+    counts[0] = count;
+    counts
+}
+
 fn scan(tracker: &mut Tracker, ms: u64, created: u64, entries: &[(AttemptKey, Attempt)]) -> Scan {
-    tracker.scan(at(ms), created, entries.iter().copied(), Table::default())
+    let created = of_first(created);
+    tracker.scan(at(ms), &created, entries.iter().copied(), Table::default())
 }
 
 #[test]
@@ -59,7 +67,7 @@ fn one_attempt_is_told_once_however_often_it_is_read() {
     for ms in (5_000..100_000).step_by(1_000) {
         assert!(scan(&mut tracker, ms, 1, &entries).finished.is_empty());
     }
-    assert_eq!(tracker.lost(), 0);
+    assert_eq!(tracker.lost(), &of_first(0));
 }
 
 #[test]
@@ -105,6 +113,22 @@ fn a_late_answer_is_told_and_adds_no_attempt() {
 }
 
 #[test]
+fn what_is_lost_of_one_traffic_says_nothing_of_another() {
+    let mut tracker = Tracker::default();
+    let quiet = Attempt {
+        traffic: 1,
+        ..forwarded(3_500)
+    };
+    let mut created = of_first(1_000);
+    created[1] = 1;
+    for ms in [4_000, 4_500] {
+        let entries = [(key(1), quiet)].into_iter();
+        tracker.scan(at(ms), &created, entries, Table::default());
+    }
+    assert_eq!(tracker.lost(), &of_first(1_000));
+}
+
+#[test]
 fn what_was_pushed_out_is_lost_and_what_comes_again_is_not_counted_twice() {
     let mut tracker = Tracker::default();
     // Ten were made, three are left, and one of them ended.
@@ -114,15 +138,15 @@ fn what_was_pushed_out_is_lost_and_what_comes_again_is_not_counted_twice() {
         (key(3), forwarded(3_500)),
     ];
     scan(&mut tracker, 4_000, 10, &entries);
-    assert_eq!(tracker.lost(), 0, "one reading may miss some");
+    assert_eq!(tracker.lost()[0], 0, "one reading may miss some");
     scan(&mut tracker, 4_500, 10, &entries);
-    assert_eq!((tracker.lost(), tracker.live()), (7, 2));
+    assert_eq!((tracker.lost()[0], tracker.live()), (7, 2));
     // The ended one was pushed out, and its SYN made a new record.
     let again = [(key(1), forwarded(5_000)), entries[1], entries[2]];
     for ms in [5_500, 6_000] {
         assert!(scan(&mut tracker, ms, 11, &again).finished.is_empty());
     }
-    assert_eq!(tracker.lost(), 7);
+    assert_eq!(tracker.lost(), &of_first(7));
 }
 
 #[test]
@@ -178,7 +202,7 @@ fn what_came_in_and_vanished_is_forgotten() {
     assert!(scan_1.finished.is_empty());
     assert_eq!(scan_1.forget, [key(1)]);
     scan(&mut tracker, 9_000, 1, &[]);
-    assert_eq!(tracker.lost(), 0);
+    assert_eq!(tracker.lost(), &of_first(0));
 }
 
 #[test]
@@ -195,5 +219,5 @@ fn an_answered_attempt_that_a_flood_pushes_out_is_judged_all_the_same() {
     let finished = scan(&mut tracker, 5_000, 3, &[again]).finished;
     assert_eq!(finished.len(), 1, "3 s of silence behind the repetition");
     scan(&mut tracker, 6_000, 3, &[again]);
-    assert_eq!((tracker.lost(), tracker.live()), (0, 0));
+    assert_eq!((tracker.lost()[0], tracker.live()), (0, 0));
 }

@@ -9,6 +9,8 @@ use super::super::{Limits, NETFILTER, Play, Scene, scene};
 use crate::case::{Case, Plan, Way};
 use crate::expect::Expected;
 use crate::needs::Feature;
+use crate::packet::Protocol;
+use crate::scrape::parse;
 use crate::wait::{DEADLINE, until};
 
 /// One limit for all namespaces, which only the first of them may change.
@@ -60,5 +62,29 @@ fn full<'b>(case: &'b Case<'_>) -> Result<Plan<'b>> {
     fs::write(MAX, LIMIT.to_string()).context(MAX)?;
     let mut expected = Expected::nothing();
     expected.dropped(case.kind(), NETFILTER, "lan0", case.count, case.bytes());
-    Ok(Plan::new(|| case.send(), expected))
+    Ok(Plan::new(|| send(case), expected))
+}
+
+/// Sends the packets. Those of TCP are attempts, and each ends as one that the full table dropped.
+fn send(case: &Case<'_>) -> Result<()> {
+    if case.protocol() == Protocol::Udp {
+        return case.send();
+    }
+    let before = ended(case)?;
+    case.send()?;
+    until("the attempts end as the full table's", DEADLINE, || {
+        Ok((ended(case)? == before + case.count).then_some(()))
+    })
+}
+
+/// How many attempts ended so far because the table was full.
+fn ended(case: &Case<'_>) -> Result<u64> {
+    let kind = case.kind();
+    let mut wanted = Expected::nothing();
+    let end = ("dropped", "local_conntrack");
+    wanted.ended((kind.traffic, kind.family, kind.direction), end, 1);
+    let (_, body) = case.lab.daemon.get("/metrics")?;
+    let counts = parse(&body, &["attempts_total"])?;
+    let of_these = counts.iter().filter(|(series, _)| wanted.of(series) > 0);
+    Ok(of_these.map(|(_, count)| count).sum())
 }
