@@ -114,14 +114,23 @@ impl OnInterface {
 
 /// Names of the daemon's programs, as the kernel cuts them (15 bytes). bpftool shows them whole where it
 /// can.
-const NAMES: [&str; 7] = [
+const NAMES: [&str; 16] = [
     "kfree_skb",
     "kfree_skb_raw",
+    "decide",
+    "decide_raw",
+    "follow_drop",
+    "follow_drop_raw",
     "deliver",
+    "follow_delivery",
     "egress_ethernet",
     "egress_other",
+    "egress_loopback",
+    "follow_egress",
+    "follow_loopback",
     "ingress_etherne",
     "ingress_other",
+    "follow_ingress",
 ];
 
 /// Programs with our names, of all daemons on this machine.
