@@ -4,7 +4,12 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use monitor_common::attempt::MAX_SILENT_HOSTS;
+
 use super::REMEMBERED;
+
+/// How many unanswered attempts are looked at for silent hosts, twice a second.
+const LOOKED_AT: usize = 4 * MAX_SILENT_HOSTS as usize;
 
 /// How long a packet from a host proves that it is alive.
 const ALIVE: Duration = Duration::from_mins(5);
@@ -41,16 +46,23 @@ impl Hosts {
             .is_some_and(|last| now.saturating_sub(*last) < ALIVE)
     }
 
-    /// The hosts that do not answer, or did not lately, and of whom no packet was seen lately either.
+    /// The hosts that do not answer, or did not lately, and of whom no packet was seen lately either: those
+    /// that are waited for first, then the latest, as many as the kernel programs look out for.
     #[must_use]
     pub fn unproven(&self, now: Duration) -> HashSet<IpAddr> {
-        let unanswered = self.unanswered.iter().map(|(_, _, target)| target);
-        let proven = |host: &&IpAddr| {
-            let last = self.alive.get(*host);
-            last.is_some_and(|last| now.saturating_sub(*last) < FRESH)
-        };
-        let hosts = self.waiting.iter().chain(unanswered);
-        hosts.filter(|host| !proven(host)).copied().collect()
+        let unanswered = self.unanswered.iter().rev().take(LOOKED_AT);
+        let unanswered = unanswered.map(|(_, _, target)| target);
+        let mut unproven = HashSet::new();
+        for host in self.waiting.iter().chain(unanswered) {
+            let last = self.alive.get(host);
+            if last.is_none_or(|last| now.saturating_sub(*last) >= FRESH) {
+                unproven.insert(*host);
+            }
+            if unproven.len() >= MAX_SILENT_HOSTS as usize {
+                break;
+            }
+        }
+        unproven
     }
 
     /// Whether so much fails that something beyond this host is the cause.
