@@ -1,17 +1,15 @@
 //! What is no alarm, and what a daemon says before anything has happened.
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
 
 use super::command::{ends_with, first_line};
 use super::scene;
-use super::shown::{SOON, document, exactly, in_document, shown, three_in_vain, wait_for};
+use super::shown::{SOON, decided, document, exactly, in_document, shown, three_in_vain, wait_for};
 use crate::attempts::act::Way;
-use crate::attempts::lab::Lab;
 use crate::expect::Family;
 use crate::http::request;
 use crate::scrape::{Counts, Series};
-use crate::wait::{DEADLINE, until};
+use crate::wait::DEADLINE;
 
 /// The states that a daemon without configuration keeps.
 const TRAFFICS: [&str; 3] = ["do_peer", "teredo", "https"];
@@ -107,14 +105,6 @@ pub(super) fn http() -> Result<()> {
         let states = all["states"].as_array().context("no states")?;
         ensure!(all["version"] == 1 && states.len() == 6, "{all}");
         Ok(())
-    })
-}
-
-/// The document, once states were decided for the first time.
-fn decided(lab: &Lab) -> Result<Value> {
-    until("states are decided", DEADLINE, || {
-        let document = document(lab)?;
-        Ok(document["evaluated"].is_number().then_some(document))
     })
 }
 

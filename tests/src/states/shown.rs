@@ -10,7 +10,7 @@ use crate::attempts::act::{Act, ONCE, Seen};
 use crate::attempts::lab::Lab;
 use crate::expect::Expected;
 use crate::scrape::{Counts, Series, parse_values, rise};
-use crate::wait::until;
+use crate::wait::{DEADLINE, until};
 
 /// How soon a state has to show after the attempt that decides it.
 pub(super) const SOON: Duration = Duration::from_secs(20);
@@ -134,6 +134,8 @@ fn the_one(
 
 /// Waits until the scene's traffic is in a state.
 pub(super) fn wait_for(act: &Act<'_>, state: &str, within: Duration) -> Result<Shown> {
+    // Before, there are no series of states.
+    decided(act.lab)?;
     let mut last = None;
     let result = until(&format!("the state {state}"), within, || {
         let shown = shown(act.lab, &act.slot.traffic, act.way.direction())?;
@@ -189,6 +191,14 @@ pub(super) fn document(lab: &Lab) -> Result<Value> {
     let (status, body) = lab.daemon.get("/api/v1/status")?;
     ensure!(status == 200, "/api/v1/status: {status}: {body}");
     Ok(serde_json::from_str(&body)?)
+}
+
+/// The document, once states were decided for the first time.
+pub(super) fn decided(lab: &Lab) -> Result<Value> {
+    until("states are decided", DEADLINE, || {
+        let document = document(lab)?;
+        Ok(document["evaluated"].is_number().then_some(document))
+    })
 }
 
 /// The state of a traffic in a direction in a document.
