@@ -13,6 +13,7 @@ pub mod crafted;
 pub mod flood;
 pub mod lab;
 pub mod local;
+pub mod miredo;
 pub mod pool;
 pub mod remote;
 pub mod repeat;

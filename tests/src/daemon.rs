@@ -58,10 +58,21 @@ impl Default for Start<'_> {
 ///
 /// When a path has a zero byte.
 pub fn hide(command: &mut Command, paths: &[&str]) -> Result<()> {
-    let paths: Vec<CString> = paths
+    let over: Vec<_> = paths.iter().map(|path| ("/dev/null", *path)).collect();
+    lay_over(command, &over)
+}
+
+/// Makes a command's process see one path where another one is, in a mount namespace of its own: what is
+/// seen, and where.
+///
+/// # Errors
+///
+/// When a path has a zero byte.
+pub fn lay_over(command: &mut Command, paths: &[(&str, &str)]) -> Result<()> {
+    let paths: Vec<(CString, CString)> = paths
         .iter()
-        .map(|path| CString::new(*path))
-        .collect::<Result<_, _>>()?;
+        .map(|(source, target)| Ok((CString::new(*source)?, CString::new(*target)?)))
+        .collect::<Result<_>>()?;
     let mount = |source: &CStr, target: &CStr, flags| {
         // SAFETY: the strings live through the call; there are no other arguments in memory.
         let result = unsafe {
@@ -82,7 +93,7 @@ pub fn hide(command: &mut Command, paths: &[&str]) -> Result<()> {
             mount(c"none", c"/", libc::MS_REC | libc::MS_PRIVATE)?;
             paths
                 .iter()
-                .try_for_each(|path| mount(c"/dev/null", path, libc::MS_BIND))
+                .try_for_each(|(source, target)| mount(source, target, libc::MS_BIND))
         });
     }
     Ok(())

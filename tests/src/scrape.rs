@@ -1,6 +1,7 @@
 //! The text format of Prometheus, as far as counters need it, and what changed between two scrapes.
 
 use std::collections::BTreeMap;
+use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
 
@@ -42,7 +43,19 @@ pub type Counts = BTreeMap<Series, u64>;
 ///
 /// When a line is not of the text format, a series comes twice, or a value is no whole number.
 pub fn parse(text: &str, names: &[&str]) -> Result<Counts> {
-    let mut counts = Counts::new();
+    parse_values(text, names)
+}
+
+/// The same for values that need not be whole numbers.
+///
+/// # Errors
+///
+/// When a line is not of the text format, a series comes twice, or a value is none of this type.
+pub fn parse_values<T>(text: &str, names: &[&str]) -> Result<BTreeMap<Series, T>>
+where
+    T: FromStr<Err: std::error::Error + Send + Sync + 'static>,
+{
+    let mut counts = BTreeMap::new();
     for line in text
         .lines()
         .filter(|line| !line.is_empty() && !line.starts_with('#'))

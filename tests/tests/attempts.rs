@@ -10,7 +10,7 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use monitor_tests::attempts::act::{Act, Way};
 use monitor_tests::attempts::lab::{Lab, SLOTS, Slot};
 use monitor_tests::attempts::pool::Pool;
-use monitor_tests::attempts::{AT_LEAST, Scene, all, teredo};
+use monitor_tests::attempts::{AT_LEAST, Scene, all, miredo, teredo};
 use monitor_tests::expect::Family;
 use monitor_tests::{daemon, netns};
 
@@ -43,7 +43,7 @@ fn run() -> Result<ExitCode> {
             }
         }
     }
-    for (name, run) in teredo::trials() {
+    for (name, run) in teredo::trials().into_iter().chain(miredo::trials()) {
         trials.push(Trial::test(name, move || {
             run().map_err(|error| format!("{error:#}").into())
         }));

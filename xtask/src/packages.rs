@@ -11,7 +11,7 @@ use crate::{
 
 mod unpack;
 
-use unpack::{unpack, unpack_with_all};
+use unpack::{unpack, unpack_with_more};
 
 /// A program that a task starts, and the Debian package that has it.
 #[derive(Debug)]
@@ -33,6 +33,8 @@ enum How {
     /// As [`How::Unpack`], with all that it depends on and is not installed. QEMU's packages break
     /// those of another of its versions (as `qemu-utils` of a backport), which may be installed.
     UnpackAll,
+    /// As [`How::Unpack`], with these packages that it needs.
+    UnpackWith(&'static [&'static str]),
 }
 
 const fn tool(program: &'static str, package: &'static str, why: &'static str) -> Tool {
@@ -67,7 +69,7 @@ const fn unpacked_with_all(
 }
 
 /// What the tests start. The daemon itself needs none of these.
-const TEST_TOOLS: [Tool; 16] = [
+const TEST_TOOLS: [Tool; 18] = [
     tool("ip", "iproute2", "makes network namespaces and their links"),
     tool(
         "tc",
@@ -96,6 +98,13 @@ const TEST_TOOLS: [Tool; 16] = [
     tool("wg", "wireguard-tools", "sets tunnels up on other kernels"),
     unpacked("promtool", "prometheus", "checks what a scrape returns"),
     unpacked("prometheus", "prometheus", "scrapes as users' servers do"),
+    Tool {
+        program: "miredo",
+        package: "miredo",
+        why: "a Teredo client that is not ours",
+        how: How::UnpackWith(&["libjudydebian1"]),
+    },
+    unpacked("miredo-server", "miredo-server", "the server that it asks"),
     unpacked_with_all(
         "qemu-system-x86_64",
         "qemu-system-x86",
@@ -312,8 +321,10 @@ fn bring(tools: &[Tool]) -> Result<()> {
             .collect();
         unpack(package, &programs, &unpacked)?;
     }
-    for tool in missing.iter().filter(|tool| tool.how == How::UnpackAll) {
-        unpack_with_all(tool, &unpacked)?;
+    for tool in missing {
+        if matches!(tool.how, How::UnpackAll | How::UnpackWith(_)) {
+            unpack_with_more(tool, &unpacked)?;
+        }
     }
     Ok(())
 }

@@ -111,6 +111,15 @@ impl Lab {
     ///
     /// When a command fails, or the daemon does not become ready.
     pub fn create() -> Result<Self> {
+        Self::create_with(&traffics()?)
+    }
+
+    /// The same with another configuration file.
+    ///
+    /// # Errors
+    ///
+    /// As [`Lab::create`].
+    pub fn create_with(configuration: &str) -> Result<Self> {
         let prefix = unique_prefix();
         let temp = TempDir::create(&prefix)?;
         let client = namespace(&prefix, "cl")?;
@@ -154,7 +163,7 @@ impl Lab {
         }
         gw.sysctl("net.ipv4.conf.lan0.rp_filter", "1")?;
         let config = temp.path().join("peerwatch.toml");
-        std::fs::write(&config, traffics()?)?;
+        std::fs::write(&config, configuration)?;
         let config = config.display().to_string();
         let alone = LOADING.lock().unwrap_or_else(PoisonError::into_inner);
         let daemon = Daemon::start_with(&gw, temp.path(), &["--config", &config])?;

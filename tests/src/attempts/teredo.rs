@@ -18,12 +18,12 @@ const PORT: u16 = 3544;
 /// From one try of a client to the next (RFC 4380 section 5.2.1).
 const BETWEEN: Duration = Duration::from_secs(4);
 /// From the last try to the end of an attempt, with time to spare.
-const END: Duration = Duration::from_secs(8);
+pub(super) const END: Duration = Duration::from_secs(8);
 /// How long nothing more may come of it: three readings of the daemon.
-const REST: Duration = Duration::from_millis(1500);
+pub(super) const REST: Duration = Duration::from_millis(1500);
 
 /// Hooks of the gateway's firewall.
-const FORWARD: &str = "type filter hook forward priority 0";
+pub(super) const FORWARD: &str = "type filter hook forward priority 0";
 const OUTPUT: &str = "type filter hook output priority 0";
 const PREROUTING: &str = "type filter hook prerouting priority -300";
 

@@ -3,9 +3,9 @@
 use std::net::{Ipv4Addr, TcpListener};
 
 use anyhow::{Context, Result, ensure};
+use monitor_tests::http::request;
 
 use crate::attached::{OnInterface, orphans, wait_no_orphans};
-use crate::http::request;
 use crate::site::{Outcome, Process, Site, command, wrapped};
 
 /// A failure at run time, and a call that is wrong in itself (sysexits are not used).

@@ -8,7 +8,6 @@ mod bad_input;
 mod degraded;
 mod demo;
 mod diagnostics;
-mod http;
 mod interfaces;
 mod metrics;
 mod packet_log;

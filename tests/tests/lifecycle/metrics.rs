@@ -6,9 +6,9 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use monitor_tests::expect::COMPARED;
+use monitor_tests::http::request;
 use monitor_tests::scrape::{Counts, Series, parse};
 
-use crate::http::request;
 use crate::site::{HERE, Site, THERE, datagrams};
 
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";

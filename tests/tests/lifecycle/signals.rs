@@ -1,11 +1,11 @@
 //! How it ends, and that it is alone in its namespace.
 
 use anyhow::{Result, ensure};
+use monitor_tests::http::{is_ready, request};
 use monitor_tests::wait::{DEADLINE, until};
 use nix::sys::signal::Signal;
 
 use crate::attached::{Ids, OnInterface, named_as_ours};
-use crate::http::is_ready;
 use crate::site::{Process, START, Site, command};
 
 /// Before, during and after: programs, links, filters and queueing disciplines.
@@ -125,7 +125,7 @@ fn a_log_that_nobody_reads_does_not_hold_up_the_end() -> Result<()> {
         // Over 64 KiB of lines: more than a pipe holds.
         crate::site::datagrams(&site.peer, (crate::site::HERE, 3544), 2000)?;
         until("the packets are counted", DEADLINE, || {
-            let answer = crate::http::request(&site.host, 9680, "GET /metrics", "")?;
+            let answer = request(&site.host, 9680, "GET /metrics", "")?;
             let counts = monitor_tests::scrape::parse(answer.text()?, &["packets_total"])?;
             Ok((crate::site::all_packets(&counts) == 2000).then_some(()))
         })?;

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{Tool, candidate, reason, update};
+use super::{How, Tool, candidate, reason, update};
 use crate::cmd;
 
 /// Downloads a package and puts some of its programs into a folder, without installing it.
@@ -25,12 +25,19 @@ pub(super) fn unpack(package: &str, programs: &[&str], to: &Path) -> Result<()> 
     }
     let scratch = extract(package, &[package], to)?;
     for program in programs {
-        let from = scratch.join("usr/bin").join(program);
-        fs::rename(&from, to.join(program))
-            .with_context(|| format!("package {package} has no /usr/bin/{program}"))?;
+        fs::rename(find(&scratch, package, program)?, to.join(program))?;
     }
     fs::remove_dir_all(&scratch)?;
     Ok(())
+}
+
+/// Where an extracted package has its program.
+fn find(root: &Path, package: &str, program: &str) -> Result<PathBuf> {
+    ["usr/bin", "usr/sbin"]
+        .map(|folder| root.join(folder).join(program))
+        .into_iter()
+        .find(|path| path.is_file())
+        .with_context(|| format!("package {package} has no program {program}"))
 }
 
 /// Downloads packages and extracts them into one new folder below `to`, which is named after `name`.
@@ -74,47 +81,54 @@ fn extract(name: &str, packages: &[&str], to: &Path) -> Result<PathBuf> {
     Ok(scratch)
 }
 
-/// Unpacks a tool's package and all that it needs into a folder, with a script beside it that starts
-/// the program with its libraries.
-pub(super) fn unpack_with_all(tool: &Tool, to: &Path) -> Result<()> {
+/// Unpacks a tool's package and what it needs into a folder, with a script beside it that starts the
+/// program with its libraries.
+pub(super) fn unpack_with_more(tool: &Tool, to: &Path) -> Result<()> {
     let Tool {
         program, package, ..
     } = tool;
+    let why_not = match tool.how {
+        How::UnpackWith(_) => "so no service",
+        _ => "since it breaks other versions of its family",
+    };
     println!(
-        "setup: unpacking package {package}, and what it needs, into {} ({}); not installed, since it \
-         breaks other versions of its family",
+        "setup: unpacking package {package}, and what it needs, into {} ({}); not installed, {why_not}",
         to.display(),
         reason(package)
     );
     if candidate(package)?.is_none() {
         update().with_context(|| format!("as root, run\n    apt-get update\nfor {package}"))?;
     }
-    let mut simulate = Command::new("apt-get");
-    simulate
-        .env("LC_ALL", "C")
-        .args(["-qq", "--simulate", "install", "--no-install-recommends"])
-        .arg(package);
-    let text = cmd::output(&mut simulate)?;
-    let mut packages = installed_by(&text);
+    let text;
+    let mut packages = if let How::UnpackWith(more) = tool.how {
+        more.to_vec()
+    } else {
+        let mut simulate = Command::new("apt-get");
+        simulate
+            .env("LC_ALL", "C")
+            .args(["-qq", "--simulate", "install", "--no-install-recommends"])
+            .arg(package);
+        text = cmd::output(&mut simulate)?;
+        installed_by(&text)
+    };
     // Where it is installed, and its program is not found: as broken as it may be.
     if !packages.contains(package) {
         packages.push(package);
     }
     let scratch = extract(package, &packages, to)?;
-    let root = to.join(package);
+    // Programs may be called like their package.
+    let root = to.join(format!("{package}-files"));
     if root.exists() {
         fs::remove_dir_all(&root)?;
     }
     fs::rename(&scratch, &root)?;
-    let binary = root.join("usr/bin").join(program);
-    if !binary.is_file() {
-        bail!("package {package} has no /usr/bin/{program}");
-    }
+    let binary = find(&root, package, program)?;
     // It finds its data from where it stands itself.
     let script = format!(
         "#!/bin/sh\nroot='{}'\nLD_LIBRARY_PATH=$(echo \"$root\"/usr/lib/*-linux-gnu \"$root\"/lib/*-linux-gnu | tr ' ' ':')\n\
-         export LD_LIBRARY_PATH\nexec \"$root/usr/bin/{program}\" \"$@\"\n",
-        root.display()
+         export LD_LIBRARY_PATH\nexec '{}' \"$@\"\n",
+        root.display(),
+        binary.display()
     );
     // Renamed when it is complete: the program counts as brought when the script is there.
     let unfinished = to.join(format!("{program}-unfinished"));

@@ -3,21 +3,24 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 
+use crate::netns::NetNs;
+use crate::wait::DEADLINE;
 use anyhow::{Context, Result};
-use monitor_tests::netns::NetNs;
-use monitor_tests::wait::DEADLINE;
 
 /// An answer.
 #[derive(Debug)]
-pub(crate) struct Answer {
-    pub(crate) status: u16,
+pub struct Answer {
+    /// Its status.
+    pub status: u16,
     head: String,
-    pub(crate) body: Vec<u8>,
+    /// What comes behind the head.
+    pub body: Vec<u8>,
 }
 
 impl Answer {
     /// The value of a header.
-    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().find_map(|line| {
             let (key, value) = line.split_once(':')?;
             key.eq_ignore_ascii_case(name).then(|| value.trim())
@@ -25,13 +28,21 @@ impl Answer {
     }
 
     /// The body as text.
-    pub(crate) fn text(&self) -> Result<&str> {
+    ///
+    /// # Errors
+    ///
+    /// When it is no UTF-8.
+    pub fn text(&self) -> Result<&str> {
         Ok(std::str::from_utf8(&self.body)?)
     }
 }
 
 /// Sends a request, its first line and more header lines, to a port of a host's loopback.
-pub(crate) fn request(host: &NetNs, port: u16, line: &str, headers: &str) -> Result<Answer> {
+///
+/// # Errors
+///
+/// When nobody answers, or not as HTTP.
+pub fn request(host: &NetNs, port: u16, line: &str, headers: &str) -> Result<Answer> {
     let mut stream = host.run(|| {
         let address = (Ipv4Addr::LOCALHOST, port).into();
         Ok(TcpStream::connect_timeout(&address, DEADLINE)?)
@@ -57,6 +68,7 @@ pub(crate) fn request(host: &NetNs, port: u16, line: &str, headers: &str) -> Res
 }
 
 /// Whether a daemon of this host, at this port, says that it is ready.
-pub(crate) fn is_ready(host: &NetNs, port: u16) -> bool {
+#[must_use]
+pub fn is_ready(host: &NetNs, port: u16) -> bool {
     request(host, port, "GET /readyz", "").is_ok_and(|answer| answer.status == 200)
 }

@@ -1,0 +1,223 @@
+//! A Teredo client and a server that are not ours: miredo, through the gateway. What it sends and when is its
+//! own affair; one qualification of the client is one attempt.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::lab::{FAR, Lab, WAN};
+use super::teredo::{END, FORWARD, REST, Trial};
+use crate::daemon::lay_over;
+use crate::expect::{Expected, Family};
+use crate::lab::{Net, PEER, SERVER, address};
+use crate::netns::{NetNs, TempDir, keep, unique_prefix};
+use crate::scrape::rise;
+use crate::wait::{DEADLINE, until};
+
+/// Addresses of the server; it has two of them, and speaks to nobody with a private one.
+const SERVERS: [&str; 2] = ["192.0.2.1", "192.0.2.2"];
+/// Address of the client.
+const CLIENT: &str = "198.51.100.2";
+
+/// A qualification that fails: three tries, and two waits of 4 s in between.
+const TRIES: Duration = Duration::from_secs(10);
+
+/// Where an installed client has its helper.
+const LIBEXEC: &str = "/usr/libexec";
+
+/// Every trial, with its name.
+#[must_use]
+pub fn trials() -> Vec<(&'static str, Trial)> {
+    vec![
+        ("teredo/miredo/allowed", || {
+            qualifies(|_| Ok(()), ("established", "none"))
+        }),
+        ("teredo/miredo/dropped_here", || {
+            let drop = |lab: &Lab| rule(&lab.gw, "udp dport 3544 drop");
+            qualifies(drop, ("dropped", "local_firewall"))
+        }),
+        ("teredo/miredo/answer_dropped_here", || {
+            let drop = |lab: &Lab| rule(&lab.gw, "udp sport 3544 drop");
+            qualifies(drop, ("reply_dropped", "local_firewall"))
+        }),
+        ("teredo/miredo/dropped_beyond", || {
+            let drop = |lab: &Lab| rule(&lab.router, "udp dport 3544 drop");
+            qualifies(drop, ("unanswered", "unknown"))
+        }),
+    ]
+}
+
+/// A rule of a host that forwards.
+fn rule(host: &NetNs, what: &str) -> Result<()> {
+    host.nft(&format!(
+        "table ip f {{ chain it {{ {FORWARD}; {what}; }}; }}"
+    ))
+}
+
+/// The client tries to qualify, with these rules in its way, and that is one attempt.
+fn qualifies(rules: fn(&Lab) -> Result<()>, ended: (&str, &str)) -> Result<()> {
+    let mut lab = Lab::create_with("")?;
+    routes(&lab)?;
+    rules(&lab)?;
+    let before = lab.counts()?;
+    let temp = TempDir::create(&unique_prefix())?;
+    let server = Program::start(
+        &lab.server,
+        &temp,
+        "miredo-server",
+        &format!(
+            "ServerBindAddress {}\nServerBindAddress2 {}\n",
+            SERVERS[0], SERVERS[1]
+        ),
+    )?;
+    until("the server listens", DEADLINE, || {
+        let sockets = lab.server.sh("ss -Hnul sport = :3544")?;
+        std::thread::sleep(Duration::from_millis(50));
+        // One on each of its addresses.
+        Ok((sockets.lines().count() >= SERVERS.len()).then_some(()))
+    })
+    .with_context(|| server.said())?;
+    let client = Program::start(
+        &lab.client,
+        &temp,
+        "miredo",
+        &format!(
+            "InterfaceName teredo\nBindAddress {CLIENT}\nServerAddress {}\nServerAddress2 {}\n",
+            SERVERS[0], SERVERS[1]
+        ),
+    )?;
+    let mut expected = Expected::nothing();
+    expected.ended(("teredo", Family::V4, "forwarded"), ended, 1);
+    let said = || format!("{}{}", server.said(), client.said());
+    until(&format!("{expected:?}"), TRIES + END, || {
+        let reached = expected.reached_by(&rise(&before, &lab.recent_counts()?)?);
+        std::thread::sleep(Duration::from_millis(100));
+        Ok(reached.then_some(()))
+    })
+    .with_context(said)?;
+    std::thread::sleep(REST);
+    let difference = expected.difference(&rise(&before, &lab.counts()?)?);
+    ensure!(difference.is_none(), "{difference:?}: {}", said());
+    if ended.0 == "established" {
+        // The client is of the same opinion.
+        until("the client qualifies", DEADLINE, || {
+            let qualified = client.said().contains("Teredo pseudo-tunnel started");
+            Ok(qualified.then_some(()))
+        })
+        .with_context(said)?;
+    }
+    client.stop()?;
+    server.stop()?;
+    if keep() {
+        std::mem::forget(lab);
+        return Ok(());
+    }
+    lab.daemon.stop()
+}
+
+/// The addresses of client and server, and the ways between them.
+fn routes(lab: &Lab) -> Result<()> {
+    let at = |net, host| address(Family::V4, net, host);
+    lab.client.ip(&format!("address add {CLIENT}/32 dev lo"))?;
+    lab.gw
+        .ip(&format!("route add {CLIENT}/32 via {}", at(Net::Lan, PEER)))?;
+    for one in SERVERS {
+        lab.server.ip(&format!("address add {one}/32 dev lo"))?;
+        lab.gw
+            .ip(&format!("route add {one}/32 via {}", at(WAN, SERVER)))?;
+        lab.router
+            .ip(&format!("route add {one}/32 via {}", at(FAR, SERVER)))?;
+    }
+    Ok(())
+}
+
+/// One of miredo's programs; ended on drop.
+#[derive(Debug)]
+struct Program {
+    name: &'static str,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Program {
+    /// Starts it on a host, with this configuration.
+    fn start(host: &NetNs, temp: &TempDir, name: &'static str, text: &str) -> Result<Self> {
+        let file = |what: &str| temp.path().join(format!("{name}.{what}"));
+        std::fs::write(file("conf"), text)?;
+        let program = find(name)?;
+        let mut command = host.command(&program)?;
+        command
+            // In the foreground; it refuses to stay root.
+            .args(["-f", "-u", "nobody", "-c"])
+            .arg(file("conf"))
+            .arg("-p")
+            .arg(file("pid"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(file("log"))?);
+        see_helper(&mut command, &program)?;
+        let child = command
+            .spawn()
+            .with_context(|| program.display().to_string())?;
+        Ok(Self {
+            name,
+            child,
+            log: file("log"),
+        })
+    }
+
+    /// What it wrote so far.
+    fn said(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_else(|error| error.to_string())
+    }
+
+    /// Ends it, as a service manager would: it ends its helpers.
+    fn stop(mut self) -> Result<()> {
+        self.end().with_context(|| self.said())
+    }
+
+    fn end(&mut self) -> Result<()> {
+        if self.child.try_wait()?.is_some() {
+            return Ok(());
+        }
+        kill(
+            Pid::from_raw(i32::try_from(self.child.id())?),
+            Signal::SIGTERM,
+        )?;
+        let what = format!("{} ends", self.name);
+        until(&what, DEADLINE, || Ok(self.child.try_wait()?)).map(drop)
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        if let Err(error) = self.end() {
+            eprintln!("cannot end {}: {error:#}", self.name);
+        }
+    }
+}
+
+/// A program on the path.
+fn find(name: &str) -> Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut found = std::env::split_paths(&path).map(|folder| folder.join(name));
+    found
+        .find(|path| path.is_file())
+        .with_context(|| format!("no {name} on the path; `cargo xtask test` brings it"))
+}
+
+/// The client starts a helper by its absolute path. Where set-up unpacked it, and did not install it, it is
+/// shown there.
+fn see_helper(command: &mut Command, program: &std::path::Path) -> Result<()> {
+    let files = program.with_file_name("miredo-files/usr/libexec");
+    if !files.is_dir() {
+        return Ok(());
+    }
+    let files = files.to_str().context("a path that is no UTF-8")?;
+    lay_over(command, &[(files, LIBEXEC)])
+}
