@@ -140,9 +140,11 @@ pub(crate) fn look(freed: &Freed) -> Option<()> {
         task = attempt::task(&headers, &watched_as, flags, 0);
     }
     let note = attempt::note(hook::DROP)?;
+    // First, so that another packet's note that comes in between is noticed.
+    // SAFETY: an aligned 64-bit value of this CPU.
+    unsafe { (&raw mut note.skb).write_volatile(skb.0 as u64) };
     note.task = task;
     note.headers(&headers, &watched_as, 0);
-    note.skb = skb.0 as u64;
     note.base = reader.base as u64;
     note.available = reader.available;
     note.protocol = headers.protocol;

@@ -15,6 +15,7 @@ use prometheus::{Registry, TextEncoder};
 use crate::bpf::Hook;
 use crate::bpf::attach::SharedStates;
 use crate::bpf::counters::{Counters, Snapshot};
+use crate::config::LOOPBACK;
 use crate::conntrack::Conntrack;
 use crate::drop::ReasonTable;
 use crate::ruleset::Change;
@@ -246,7 +247,7 @@ impl Source {
         let possible = |hook: Hook| {
             let mut wanted = states
                 .iter()
-                .filter(|((wanted, _), _)| *wanted == hook)
+                .filter(|((wanted, name), _)| *wanted == hook && name != LOOPBACK)
                 .peekable();
             !self.states.is_refused(hook)
                 && (wanted.peek().is_none() || wanted.any(|(_, state)| state.is_ok()))

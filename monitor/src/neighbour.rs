@@ -17,9 +17,11 @@ const RTM_GETNEIGH: u16 = 30;
 const NDMSG: usize = 12;
 const NDA_DST: u16 = 1;
 const NDA_CACHEINFO: u16 = 3;
-/// `NUD_REACHABLE`, `NUD_STALE`, `NUD_DELAY`, `NUD_PROBE`: it answered at some time. `NUD_PERMANENT` and
-/// `NUD_NOARP` say nothing of the host.
-const ANSWERED: u16 = 0x02 | 0x04 | 0x08 | 0x10;
+/// `NUD_REACHABLE`, `NUD_STALE`, `NUD_DELAY`: it answered at some time. `NUD_PERMANENT` and `NUD_NOARP` say
+/// nothing of the host, and `NUD_PROBE` means that it is asked right now and has not answered yet.
+const ANSWERED: u16 = 0x02 | 0x04 | 0x08;
+/// `NTF_EXT_LEARNED`: another program put it there.
+const LEARNED: u8 = 0x10;
 /// `linux/netlink.h`
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
@@ -93,7 +95,8 @@ fn take(datagram: &[u8], neighbours: &mut Vec<Neighbour>) -> io::Result<bool> {
 
 fn neighbour(payload: &[u8]) -> Option<Neighbour> {
     let state = netlink::u16_at(payload, 8)?;
-    if state & ANSWERED == 0 {
+    let flags = *payload.get(10)?;
+    if state & ANSWERED == 0 || flags & LEARNED != 0 {
         return None;
     }
     let (mut address, mut confirmed) = (None, None);

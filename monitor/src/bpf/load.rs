@@ -8,12 +8,14 @@ use aya::{Ebpf, EbpfLoader, Endianness, VerifierLogLevel};
 use thiserror::Error;
 
 mod next;
+mod text;
 
 use super::Hook;
 use super::facts::KernelFacts;
 use super::features::{Feature, Features, LEFT_OUT};
 use super::kernel::Kernel;
 use next::Next;
+use text::{chain, excerpt};
 
 /// Settings that are frozen into the programs.
 #[derive(Clone, Copy, Debug)]
@@ -45,21 +47,6 @@ pub enum LoadError {
     /// Maps, BTF or relocations.
     #[error("the kernel refused the maps of the kernel programs: {}", chain(.0))]
     Object(Box<aya::EbpfError>),
-}
-
-/// An error and everything behind it, in one line.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
 }
 
 /// Why a program is not loaded.
@@ -107,13 +94,16 @@ const PROGRAMS: &[(&str, Hook)] = &[
     ("deliver", Hook::Deliver),
     ("egress_ethernet", Hook::Egress),
     ("egress_other", Hook::Egress),
-    ("egress_loopback", Hook::Egress),
+    (LOOPBACK, Hook::Egress),
     ("ingress_ethernet", Hook::Ingress),
     ("ingress_other", Hook::Ingress),
 ];
 
 /// The drop program as a BTF tracepoint, named after it.
 pub(super) const TP_BTF: &str = "kfree_skb";
+/// The program of the loopback device, which counts nothing.
+pub const LOOPBACK: &str = "egress_loopback";
+
 /// The drop program as a raw tracepoint.
 pub(super) const RAW_TP: &str = "kfree_skb_raw";
 
@@ -227,20 +217,33 @@ impl Loaded {
         PROGRAMS.iter().copied().filter(wanted)
     }
 
+    /// Those of them that count packets.
+    fn measuring(&self) -> impl Iterator<Item = (&'static str, Hook)> + use<> {
+        self.programs().filter(|(name, _)| *name != LOOPBACK)
+    }
+
     /// Why a hook has no program at all; `None` where it has one.
     #[must_use]
     pub fn refusal(&self, hook: Hook) -> Option<&Refusal> {
-        let mut programs = self.programs().filter(|(_, of)| *of == hook);
+        let mut programs = self.measuring().filter(|(_, of)| *of == hook);
         let (first, _) = programs.next()?;
         let refusal = self.refused.get(first)?;
         let mut others = programs.map(|(name, _)| self.refused.contains_key(name));
         others.all(|refused| refused).then_some(refusal)
     }
 
+    /// Whether attempts are followed to their end.
+    #[must_use]
+    pub fn follows_attempts(&self) -> bool {
+        self.unfollowed
+            .keys()
+            .all(|name| *name == "follow_loopback")
+    }
+
     /// Why no hook can have a program; `None` where one has, or may have later.
     #[must_use]
     pub fn nothing(&self) -> Option<&Refusal> {
-        hopeless(self.programs().map(|(name, _)| self.refused.get(name)))
+        hopeless(self.measuring().map(|(name, _)| self.refused.get(name)))
     }
 
     /// Tries again the programs whose refusal may have passed. Gives those that are loaded now.
@@ -254,9 +257,24 @@ impl Loaded {
             self.refused.remove(name);
         }
         self.load_missing(&names);
+        self.follow_again();
         let mut loaded = names;
         loaded.retain(|name| !self.refused.contains_key(name));
         loaded
+    }
+
+    /// Tries again the programs without which attempts are not followed, where their refusal may have
+    /// passed.
+    fn follow_again(&mut self) {
+        let passing = |refusal: &Refusal| refusal.cause == Cause::Passing;
+        if self.unfollowed.values().any(passing) {
+            for (name, _) in self.programs() {
+                if !self.refused.contains_key(name) {
+                    // Those that are needed are in place: their program is loaded.
+                    self.load_next(name).ok();
+                }
+            }
+        }
     }
 
     /// Loads those of these programs that are not refused yet.
@@ -356,29 +374,6 @@ fn load_one(ebpf: &mut Ebpf, name: &str, btf: Option<&Path>) -> Result<(), Progr
         Program::SchedClassifier(program) => program.load(),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
-}
-
-/// The end of a verifier log, where the reason stands: its last useful lines, and how many came before.
-fn excerpt(log: &str, whole: bool) -> String {
-    const LINES: usize = 12;
-    let lines: Vec<&str> = log
-        .lines()
-        .filter(|line| !line.trim().is_empty() && !line.starts_with("processed "))
-        .collect();
-    if lines.is_empty() {
-        return String::new();
-    }
-    let shown = if whole {
-        lines.len()
-    } else {
-        LINES.min(lines.len())
-    };
-    let left_out = lines.len() - shown;
-    let end = lines[left_out..].join("\n  ");
-    if left_out == 0 {
-        return format!("\n  {end}");
-    }
-    format!("\n  ({left_out} lines left out; --verifier-log shows them)\n  {end}")
 }
 
 #[cfg(test)]

@@ -15,6 +15,8 @@ pub struct SilentHosts {
     map: HashMap<MapData, [u8; 16], u64>,
     look_out: Array<MapData, u32>,
     present: HashSet<IpAddr>,
+    /// Whether the programs were told to look out.
+    looks_out: bool,
 }
 
 impl std::fmt::Debug for SilentHosts {
@@ -36,6 +38,7 @@ impl SilentHosts {
             map: take(ebpf, "SILENT_HOSTS")?,
             look_out: take(ebpf, "LOOK_OUT")?,
             present: HashSet::new(),
+            looks_out: false,
         })
     }
 
@@ -45,7 +48,6 @@ impl SilentHosts {
     ///
     /// What the kernel said. The next call tries again.
     pub fn set(&mut self, hosts: &HashSet<IpAddr>) -> Result<(), MapError> {
-        let was_empty = self.present.is_empty();
         for host in self.present.difference(hosts).copied().collect::<Vec<_>>() {
             match self.map.remove(&address_key(host)) {
                 Ok(()) | Err(MapError::KeyNotFound) => {}
@@ -54,20 +56,24 @@ impl SilentHosts {
             self.present.remove(&host);
         }
         let room = usize::try_from(MAX_SILENT_HOSTS).unwrap_or(usize::MAX);
+        let mut result = Ok(());
         for host in hosts {
-            if self.present.len() >= room {
+            if self.present.len() >= room || result.is_err() {
                 break;
             }
             if !self.present.contains(host) {
-                self.map.insert(address_key(*host), 0, 0)?;
-                self.present.insert(*host);
+                result = self.map.insert(address_key(*host), 0, 0);
+                if result.is_ok() {
+                    self.present.insert(*host);
+                }
             }
         }
-        if self.present.is_empty() != was_empty {
-            self.look_out
-                .set(0, u32::from(!self.present.is_empty()), 0)?;
+        let looks_out = !self.present.is_empty();
+        if looks_out != self.looks_out {
+            self.look_out.set(0, u32::from(looks_out), 0)?;
+            self.looks_out = looks_out;
         }
-        Ok(())
+        result
     }
 
     /// Those of whom a packet arrived, and when the last one did, on the monotonic clock.

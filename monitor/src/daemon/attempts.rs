@@ -77,7 +77,8 @@ impl Attempts {
         let now = monotonic();
         let entries = self.map.read().map_err(|error| error.to_string())?;
         let records = entries.len() as u64;
-        self.lookout.tell(&mut self.tracker.hosts, now);
+        let servers = self.teredo.waiting();
+        self.lookout.tell(&mut self.tracker.hosts, servers, now);
         let mut scan = self
             .tracker
             .scan(now, &counted.created, entries.into_iter(), table);

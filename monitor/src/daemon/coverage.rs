@@ -57,6 +57,24 @@ pub(super) fn say(kernel: &Kernel, features: &Features, loaded: &Loaded) {
         };
         error!("{}{partly}{again}: {}", hook.purpose(), refusal.why);
     }
+    say_unfollowed(loaded);
+}
+
+/// Says why attempts are not followed, where they are not.
+fn say_unfollowed(loaded: &Loaded) {
+    for (program, refusal) in &loaded.unfollowed {
+        let what = if *program == "follow_loopback" {
+            "attempts that a rule of the output hook rejects count as dropped"
+        } else {
+            "attempts are not followed, and there are no states"
+        };
+        let again = if refusal.cause == Cause::Passing {
+            " (tried again every 10 s)"
+        } else {
+            ""
+        };
+        error!("{what}{again}: {}", refusal.why);
+    }
 }
 
 fn without_btf(why: &str, loaded: &Loaded) -> String {
@@ -107,6 +125,7 @@ pub(super) fn retry(hooks: &mut Hooks, interfaces: &Interfaces, source: &Source)
         info!("the kernel takes the program {program} now");
         source.drop_program_loaded(&hooks.loaded().ebpf);
     }
+    source.with_attempts(|attempts| attempts.followed = hooks.loaded().follows_attempts());
     for hook in [Hook::Deliver, Hook::Drop] {
         if !hooks.can_attach(hook) {
             continue;

@@ -35,9 +35,15 @@ impl Lookout {
         })
     }
 
-    /// Takes the hosts that were heard; `now` is on the monotonic clock.
-    pub(super) fn tell(&mut self, hosts: &mut Hosts, now: Duration) {
-        let unproven = hosts.unproven(now);
+    /// Takes the hosts that were heard; `servers` are waited for besides. `now` is on the monotonic clock.
+    pub(super) fn tell(
+        &mut self,
+        hosts: &mut Hosts,
+        servers: impl Iterator<Item = IpAddr>,
+        now: Duration,
+    ) {
+        let mut unproven = hosts.unproven(now);
+        unproven.extend(servers);
         for (host, last) in self.hosts.heard() {
             hosts.is_seen(host, last);
         }

@@ -91,7 +91,7 @@ pub(super) fn prepare(config: &Config) -> Result<Prepared, RunError> {
         return Err(RunError::Refused(refusal.why.clone()));
     }
     coverage::say(&kernel, &features, &loaded);
-    let follow_attempts = loaded.unfollowed.is_empty();
+    let follow_attempts = loaded.follows_attempts();
     let mut tables = Tables::new(&mut loaded.ebpf)?;
     tables.set_ports(&config.traffics.port_table())?;
     tables.set_teredo(teredo_index(&config.traffics))?;

@@ -10,6 +10,7 @@ use super::attempts::{News, monotonic};
 use crate::bpf::Hook;
 use crate::bpf::attach::SharedStates;
 use crate::bpf::attempts::PerTraffic;
+use crate::config::LOOPBACK;
 use crate::metrics::Source;
 use crate::metrics::attempts::is_followed;
 use crate::state::{Coverage, Evaluation, Losses, State, Tracker};
@@ -56,7 +57,11 @@ fn is_hook_missing(states: &SharedStates, direction: Direction) -> bool {
         if states.is_refused(hook) {
             return true;
         }
-        let mut of = hooks.iter().filter(|((wanted, _), _)| *wanted == hook);
+        // Without the one of the loopback device, what a rule of the output hook rejects is dropped: a block
+        // all the same.
+        let mut of = hooks
+            .iter()
+            .filter(|((wanted, name), _)| *wanted == hook && name != LOOPBACK);
         match hook {
             Hook::Drop | Hook::Deliver => !of.any(|(_, state)| state.is_ok()),
             Hook::Ingress | Hook::Egress => of.any(|(_, state)| state.is_err()),

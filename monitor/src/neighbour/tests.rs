@@ -41,6 +41,7 @@ fn only_hosts_that_answered_are_told() {
         (0x20, 4),
         (0x80, 5),
         (0x40, 6),
+        (0x10, 7),
     ];
     for (state, last) in states {
         let attributes: [(u16, &[u8]); 2] =
@@ -49,7 +50,7 @@ fn only_hosts_that_answered_are_told() {
     }
     datagram.extend(message(
         RTM_NEWNEIGH,
-        0x10,
+        0x08,
         &[(NDA_CACHEINFO, &cache(0)), (NDA_DST, &v6.octets())],
     ));
     let mut found = Vec::new();

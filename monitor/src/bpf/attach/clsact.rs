@@ -22,6 +22,7 @@ fn remove_stale(interface: &str, attach_type: TcAttachType) -> bool {
     let names = [
         "egress_ethernet",
         "egress_other",
+        "egress_loopback",
         "ingress_ethernet",
         "ingress_other",
     ];
