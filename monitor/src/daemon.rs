@@ -180,6 +180,7 @@ pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunErro
         states: shared_states.clone(),
     });
     coverage::attach(&mut hooks, &interfaces);
+    let mut answer = Answer::begin(attempts, shared_states, &source, &mut packet_log);
 
     let (stop, stopped) = watch::channel(false);
     let mut server = tokio::spawn(http::serve(listener, site, stopping(stopped.clone())));
@@ -190,7 +191,6 @@ pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunErro
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     tick.tick().await;
-    let mut answer = Answer::new(attempts, shared_states);
     let mut demand = false;
     let mut failure = None;
     loop {

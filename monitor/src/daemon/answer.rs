@@ -97,8 +97,21 @@ fn every(period: Duration) -> Interval {
 }
 
 impl Answer {
-    /// Call it in a tokio runtime.
-    pub(super) fn new(attempts: Attempts, hooks: SharedStates) -> Self {
+    /// Reads and evaluates once, so that the first scrape has every state. Call it in a tokio runtime.
+    pub(super) fn begin(
+        attempts: Attempts,
+        hooks: SharedStates,
+        source: &Source,
+        log: &mut PacketLog,
+    ) -> Self {
+        let mut this = Self::new(attempts, hooks);
+        for due in [Due::Reading, Due::Evaluation] {
+            this.work(due, source, log);
+        }
+        this
+    }
+
+    fn new(attempts: Attempts, hooks: SharedStates) -> Self {
         let rules = match RulesetWatcher::new() {
             Ok(rules) => Some(rules),
             Err(error) => {

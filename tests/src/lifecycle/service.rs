@@ -86,7 +86,7 @@ fn second_instance(lab: &Lab, _: Family) -> Result<()> {
 }
 
 /// The gateway's interfaces.
-const INTERFACES: [&str; 5] = ["lan0", "wan0", "br0", "bp0", "bp1"];
+const INTERFACES: [&str; 6] = ["lo", "lan0", "wan0", "br0", "bp0", "bp1"];
 
 /// How many programs the TCX chains and clsact filters of each interface have.
 fn attached(netns: &NetNs) -> Result<Vec<(&'static str, u32)>> {

@@ -210,6 +210,10 @@ fn the_answers_are_what_a_scraper_expects() -> Result<()> {
         "{plain:?}"
     );
     ensure!(plain.header("Content-Encoding").is_none(), "{plain:?}");
+    ensure!(
+        plain.text()?.contains("\npeerwatch_state{"),
+        "the first scrape has no states"
+    );
 
     let head = request(&site.host, 9680, "HEAD /metrics", "")?;
     ensure!(head.status == 200 && head.body.is_empty(), "{head:?}");

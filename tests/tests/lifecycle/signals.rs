@@ -71,6 +71,35 @@ fn a_killed_daemon_leaves_nothing_that_hinders_the_next() -> Result<()> {
     second.wait_for("ready", || Ok(is_ready(&site.host, 9680)))
 }
 
+/// Filters of clsact outlive their process, on the loopback device too: the next one takes them away.
+#[test]
+fn filters_of_a_killed_daemon_go_with_the_next() -> Result<()> {
+    let site = Site::create()?;
+    let look = |interface| OnInterface::look(&site.host, interface);
+    let before = (look("lo")?, look("lan0")?);
+    let start = |name| -> Result<Process> {
+        let mut command = command(&site.host, &["run", "--config", "/dev/null"])?;
+        command.env("PEERWATCH_WITHOUT", "tcx");
+        let mut process = Process::start(command, &site, name)?;
+        process.wait_for("ready", || Ok(is_ready(&site.host, 9680)))?;
+        Ok(process)
+    };
+    let first = start("first")?;
+    let running = (look("lo")?, look("lan0")?);
+    ensure!(running != before, "running: {running:?}");
+    first.signal(Signal::SIGKILL)?;
+    ensure!(first.outcome()?.code.is_none(), "it was not killed");
+    let left = (look("lo")?, look("lan0")?);
+    ensure!(left.0 != before.0, "nothing is left to take away: {left:?}");
+    let second = start("second")?;
+    second.signal(Signal::SIGTERM)?;
+    let outcome = second.outcome()?;
+    ensure!(outcome.code == Some(0), "{outcome:?}");
+    let after = (look("lo")?, look("lan0")?);
+    ensure!(after == before, "before: {before:?}, after: {after:?}");
+    Ok(())
+}
+
 #[test]
 fn a_second_instance_is_refused_in_the_same_namespace_only() -> Result<()> {
     let site = Site::create()?;
