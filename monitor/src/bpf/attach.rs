@@ -18,7 +18,7 @@ mod tc;
 
 use super::Hook;
 use super::features::{Feature, Features};
-use super::load::{Loaded, Refusal, TP_BTF};
+use super::load::{LOOPBACK, Loaded, Refusal, TP_BTF};
 pub use super::state::{HookState, HookStates, Mode, SharedStates};
 
 /// A hook that could not be attached.
@@ -68,7 +68,7 @@ impl Wanted {
     /// The program of a hook for this interface.
     const fn program(&self, hook: Hook) -> &'static str {
         match (hook, self.ethernet) {
-            _ if self.loopback => "egress_loopback",
+            _ if self.loopback => LOOPBACK,
             (Hook::Ingress, true) => "ingress_ethernet",
             (Hook::Ingress, false) => "ingress_other",
             (_, true) => "egress_ethernet",

@@ -99,6 +99,13 @@ const PROGRAMS: &[(&str, Hook)] = &[
     ("ingress_other", Hook::Ingress),
 ];
 
+/// The programs that are attached to interfaces.
+pub(super) fn of_interfaces() -> impl Iterator<Item = &'static str> {
+    let programs = PROGRAMS.iter();
+    let theirs = programs.filter(|(_, hook)| matches!(hook, Hook::Egress | Hook::Ingress));
+    theirs.map(|(name, _)| *name)
+}
+
 /// The drop program as a BTF tracepoint, named after it.
 pub(super) const TP_BTF: &str = "kfree_skb";
 /// The program of the loopback device, which counts nothing.
@@ -235,9 +242,7 @@ impl Loaded {
     /// Whether attempts are followed to their end.
     #[must_use]
     pub fn follows_attempts(&self) -> bool {
-        self.unfollowed
-            .keys()
-            .all(|name| *name == "follow_loopback")
+        self.unfollowed.keys().all(|name| *name == next::LOOPBACK)
     }
 
     /// Why no hook can have a program; `None` where one has, or may have later.

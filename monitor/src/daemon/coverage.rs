@@ -8,7 +8,7 @@ use crate::bpf::Hook;
 use crate::bpf::attach::{AttachError, Hooks};
 use crate::bpf::features::{Feature, Features};
 use crate::bpf::kernel::Kernel;
-use crate::bpf::load::{Cause, Loaded};
+use crate::bpf::load::{Cause, LOOPBACK, Loaded};
 use crate::cgroup;
 use crate::metrics::Source;
 
@@ -48,7 +48,7 @@ pub(super) fn say(kernel: &Kernel, features: &Features, loaded: &Loaded) {
         };
         let partly = if loaded.refusal(hook).is_some() {
             ""
-        } else if program == "egress_loopback" {
+        } else if program == LOOPBACK {
             " where a rule of the output hook rejects attempts: they count as dropped"
         } else if program.ends_with("_other") {
             " on interfaces without an Ethernet header"

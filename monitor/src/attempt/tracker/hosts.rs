@@ -32,8 +32,11 @@ pub struct Hosts {
 }
 
 impl Hosts {
-    /// A packet of a host was seen.
+    /// A packet of a host was seen. One that is new finds no room beside [`REMEMBERED`] others.
     pub fn is_seen(&mut self, host: IpAddr, at: Duration) {
+        if self.alive.len() >= REMEMBERED && !self.alive.contains_key(&host) {
+            return;
+        }
         let last = self.alive.entry(host).or_default();
         *last = (*last).max(at);
     }
@@ -104,9 +107,7 @@ impl Hosts {
         {
             self.unanswered.pop_front();
         }
-        if self.alive.len() > REMEMBERED || self.alive.values().any(|at| old(*at)) {
-            self.alive.retain(|_, at| !old(*at));
-        }
+        self.alive.retain(|_, at| !old(*at));
     }
 }
 

@@ -3,6 +3,8 @@
 use aya::programs::tc::{self, TcError};
 use aya::programs::{ProgramError, TcAttachType};
 
+use crate::bpf::load;
+
 /// Makes sure that there is a `clsact` without filters of ours. Gives whether it is ours to remove.
 pub(super) fn add(interface: &str, attach_type: TcAttachType) -> Result<bool, ProgramError> {
     match tc::qdisc_add_clsact(interface) {
@@ -19,15 +21,7 @@ pub(super) fn add(interface: &str, attach_type: TcAttachType) -> Result<bool, Pr
 /// and there is one peerwatch in a network namespace. Gives whether there were any: then the `clsact`
 /// that they were on was added by it, too.
 fn remove_stale(interface: &str, attach_type: TcAttachType) -> bool {
-    let names = [
-        "egress_ethernet",
-        "egress_other",
-        "egress_loopback",
-        "ingress_ethernet",
-        "ingress_other",
-    ];
-    let removed = names
-        .iter()
+    let removed = load::of_interfaces()
         .filter(|name| tc::qdisc_detach_program(interface, attach_type, name).is_ok());
     removed.count() > 0
 }

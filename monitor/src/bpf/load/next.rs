@@ -42,6 +42,10 @@ const fn decide(name: &'static str, from: &'static [&'static str]) -> Next {
     }
 }
 
+/// What that of the loopback device goes on with. Without it, an attempt that a rule of the output hook
+/// rejects counts as dropped.
+pub(super) const LOOPBACK: &str = "follow_loopback";
+
 const EGRESS: &[&str] = &["egress_ethernet", "egress_other"];
 const INGRESS: &[&str] = &["ingress_ethernet", "ingress_other"];
 
@@ -62,12 +66,7 @@ const ALL: &[Next] = &[
         &["deliver"],
     ),
     follow("follow_egress", "TC_NEXT", hook::EGRESS, EGRESS),
-    follow(
-        "follow_loopback",
-        "TC_NEXT",
-        hook::LOOPBACK,
-        &["egress_loopback"],
-    ),
+    follow(LOOPBACK, "TC_NEXT", hook::LOOPBACK, &[super::LOOPBACK]),
     follow("follow_ingress", "TC_NEXT", hook::INGRESS, INGRESS),
 ];
 
