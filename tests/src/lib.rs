@@ -21,6 +21,7 @@ pub mod needs;
 pub mod netns;
 pub mod packet;
 pub mod pool;
+pub mod program;
 pub mod queue;
 pub mod rows;
 pub mod scenes;

@@ -12,19 +12,14 @@ use monitor_tests::attempts::lab::{Lab, SLOTS, Slot};
 use monitor_tests::attempts::pool::Pool;
 use monitor_tests::attempts::{AT_LEAST, Scene, all, miredo, teredo};
 use monitor_tests::expect::Family;
+use monitor_tests::program::exit_code;
 use monitor_tests::{daemon, netns};
 
 /// The scenes that fit in the shared labs, and some in labs of their own.
 const THREADS: usize = 2 * SLOTS + 6;
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code(run())
 }
 
 fn run() -> Result<ExitCode> {

@@ -13,16 +13,11 @@ use anyhow::{Result, ensure};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use monitor_tests::needs::Feature;
 use monitor_tests::pool::{LABS, Pool};
+use monitor_tests::program::exit_code;
 use monitor_tests::{daemon, degraded, features, helper, lifecycle, lockdown, netns, rows};
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code(run())
 }
 
 fn run() -> Result<ExitCode> {

@@ -6,17 +6,12 @@ use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use libtest_mimic::{Arguments, Trial};
+use monitor_tests::program::exit_code;
 use monitor_tests::states::rows;
 use monitor_tests::{daemon, netns};
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code(run())
 }
 
 fn run() -> Result<ExitCode> {
