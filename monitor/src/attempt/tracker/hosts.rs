@@ -32,7 +32,7 @@ pub struct Hosts {
 }
 
 impl Hosts {
-    /// A packet of a host was seen. One that is new finds no room beside [`REMEMBERED`] others.
+    /// A packet of a host was seen. A new one finds no room where 262,144 are known.
     pub fn is_seen(&mut self, host: IpAddr, at: Duration) {
         if self.alive.len() >= REMEMBERED && !self.alive.contains_key(&host) {
             return;
