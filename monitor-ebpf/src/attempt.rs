@@ -80,9 +80,10 @@ pub(crate) struct Note {
 /// The note of a hook on this CPU.
 #[inline(always)]
 pub(crate) fn note(hook: u32) -> Option<&'static mut Note> {
-    // SAFETY: this CPU's own value. Nothing else writes it until the programs of this packet have ended:
-    // tc and socket hooks run with bottom halves off, and the drop programs look whether it is still
-    // theirs.
+    // SAFETY: this CPU's own value, and plain bytes whatever they are. Nothing else writes it until the
+    // programs of this packet have ended: tc and socket hooks run with bottom halves off, and the drop
+    // programs look whether it is still theirs. With PREEMPT_RT a lock of the CPU sees to that; in one built
+    // without PREEMPT_RT_NEEDS_BH_LOCK (6.18) two packets may mix, to an attempt that no answer finds.
     NOTES.get_ptr_mut(hook).map(|note| unsafe { &mut *note })
 }
 

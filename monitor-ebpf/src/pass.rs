@@ -1,5 +1,5 @@
 //! Packets that are past every verdict: inbound where a socket is about to get them, outbound, forwarded
-//! and bridged where they leave the device. And inbound fragments, where they arrive.
+//! and bridged where they leave the device.
 
 use aya_ebpf::bindings::{__sk_buff, bpf_sock};
 use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_sk_fullsock};

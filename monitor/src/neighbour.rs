@@ -1,4 +1,4 @@
-//! What the kernel's neighbour table knows: which hosts on our own links are alive. A host whose firewall eats
+//! What the kernel's neighbour table knows: which hosts on our own links are alive, and which are not. A host whose firewall eats
 //! everything still answers ARP and neighbour solicitations, or nothing would reach it.
 
 use std::io;
@@ -20,6 +20,8 @@ const NDA_CACHEINFO: u16 = 3;
 /// `NUD_REACHABLE`, `NUD_STALE`, `NUD_DELAY`: it answered at some time. `NUD_PERMANENT` and `NUD_NOARP` say
 /// nothing of the host, and `NUD_PROBE` means that it is asked right now and has not answered yet.
 const ANSWERED: u16 = 0x02 | 0x04 | 0x08;
+/// `NUD_FAILED`: it was asked several times, and did not answer.
+const FAILED: u16 = 0x20;
 /// `NTF_EXT_LEARNED`: another program put it there.
 const LEARNED: u8 = 0x10;
 /// `linux/netlink.h`
@@ -34,13 +36,16 @@ const DATAGRAM: usize = 64 * 1024;
 /// The unit of times towards user space, whatever the kernel's own is (`USER_HZ`).
 const TICK: Duration = Duration::from_millis(10);
 
-/// A neighbour that answered.
+/// A neighbour that answered, or that was asked in vain.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Neighbour {
     /// Its address.
     pub address: IpAddr,
-    /// How long ago it was known last to be there (`ndm_confirmed`).
-    pub confirmed: Duration,
+    /// Whether it answered.
+    pub answered: bool,
+    /// How long ago that was: when it was known last to be there (`ndm_confirmed`), or when the kernel
+    /// gave up (`ndm_updated`).
+    pub ago: Duration,
 }
 
 /// Reads the neighbour table of the calling thread's network namespace. The kernel answers at once, so this
@@ -96,20 +101,24 @@ fn take(datagram: &[u8], neighbours: &mut Vec<Neighbour>) -> io::Result<bool> {
 fn neighbour(payload: &[u8]) -> Option<Neighbour> {
     let state = netlink::u16_at(payload, 8)?;
     let flags = *payload.get(10)?;
-    if state & ANSWERED == 0 || flags & LEARNED != 0 {
+    let answered = state & ANSWERED != 0;
+    if !answered && state & FAILED == 0 || flags & LEARNED != 0 {
         return None;
     }
-    let (mut address, mut confirmed) = (None, None);
+    // Of `struct nda_cacheinfo`: confirmed, used, updated.
+    let time = if answered { 0 } else { 8 };
+    let (mut address, mut ago) = (None, None);
     for (kind, value) in netlink::attributes(payload.get(NDMSG..)?) {
         match kind {
             NDA_DST => address = to_address(value),
-            NDA_CACHEINFO => confirmed = netlink::u32_at(value, 0),
+            NDA_CACHEINFO => ago = netlink::u32_at(value, time),
             _ => {}
         }
     }
     Some(Neighbour {
         address: address?,
-        confirmed: TICK.saturating_mul(confirmed?),
+        answered,
+        ago: TICK.saturating_mul(ago?),
     })
 }
 

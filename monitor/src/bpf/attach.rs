@@ -44,8 +44,8 @@ pub struct Wanted {
     pub loopback: bool,
     /// Whether its frames begin with an Ethernet header.
     pub ethernet: bool,
-    /// Whether arriving fragments are counted here: not on the ports of a bridge or bond, whose packets
-    /// arrive again on the device above.
+    /// Whether arriving packets are looked at here, for fragments, attempts and signs of life: not on the
+    /// ports of a bridge or bond, whose packets arrive again on the device above.
     pub ingress: bool,
 }
 

@@ -56,7 +56,7 @@ pub struct Snapshot {
     pub fragments: [u64; 3],
     /// What could not be done, by [`loss`].
     pub losses: [u64; loss::LEN as usize],
-    /// Freed packets that the drop program never saw; `None` where the kernel does not count them.
+    /// Freed packets that the drop program never saw; `None` where it is not loaded.
     pub missed: Option<u64>,
 }
 
@@ -202,7 +202,7 @@ impl Counters {
         for (sum, values) in snapshot.losses.iter_mut().zip(self.losses.iter()) {
             *sum = values.map_err(failed("LOSSES"))?.iter().sum();
         }
-        snapshot.missed = self.drop_program.as_ref().and_then(recursion_misses);
+        snapshot.missed = self.drop_program.as_ref().map(recursion_misses);
         Ok(snapshot)
     }
 
@@ -238,10 +238,12 @@ impl Counters {
 }
 
 /// How often the kernel did not run a program because an interrupt came while it ran on the same CPU
-/// (`bpf_prog_inc_misses_counter`; shown since 5.12).
-fn recursion_misses(program: &ProgramFd) -> Option<u64> {
+/// (`bpf_prog_inc_misses_counter`). Before 5.12 it ran programs for such packets too, and showed no number:
+/// 0. What got lost by that, the program itself counts.
+fn recursion_misses(program: &ProgramFd) -> u64 {
     let path = format!("/proc/self/fdinfo/{}", program.as_fd().as_raw_fd());
-    parse_misses(&std::fs::read_to_string(path).ok()?)
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    parse_misses(&text).unwrap_or(0)
 }
 
 fn parse_misses(fdinfo: &str) -> Option<u64> {

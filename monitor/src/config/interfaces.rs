@@ -7,7 +7,8 @@ use globset::{Glob, GlobMatcher};
 use super::ConfigError;
 
 /// The name that the kernel gives to the loopback interface of every namespace
-/// (`drivers/net/loopback.c`). It is never watched: what crosses it left and enters the same host.
+/// (`drivers/net/loopback.c`). Nothing is counted there, since what crosses it left and enters the same host;
+/// only answers of this host's own rules are looked at.
 pub const LOOPBACK: &str = "lo";
 
 /// A pattern for interface names: `*`, `?`, `[a-z]`, `{a,b}`, or a plain name.

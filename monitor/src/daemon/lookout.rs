@@ -10,7 +10,7 @@ use tracing::warn;
 use crate::attempt::tracker::Hosts;
 use crate::bpf::silent::SilentHosts;
 use crate::bpf::tables::TableError;
-use crate::neighbour;
+use crate::neighbour::{self, Neighbour};
 
 /// How often the neighbour table is read at most, while hosts are silent.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -48,16 +48,26 @@ impl Lookout {
             hosts.is_seen(host, last);
         }
         let is_due = |last: Duration| now.saturating_sub(last) >= INTERVAL;
-        if unproven.is_empty() || !self.neighbours.is_none_or(is_due) {
+        let is_nobody = unproven.is_empty() && !hosts.any_awaited();
+        if is_nobody || !self.neighbours.is_none_or(is_due) {
             return;
         }
         self.neighbours = Some(now);
         match neighbour::read() {
-            Ok(neighbours) => {
-                for neighbour in neighbours {
-                    if unproven.contains(&neighbour.address) {
-                        let last = now.saturating_sub(neighbour.confirmed);
-                        hosts.is_seen(neighbour.address, last);
+            Ok(mut neighbours) => {
+                // One that answered on another link is not gone.
+                neighbours.sort_by_key(|neighbour| neighbour.answered);
+                for Neighbour {
+                    address,
+                    answered,
+                    ago,
+                } in neighbours
+                {
+                    let at = now.saturating_sub(ago);
+                    if !answered {
+                        hosts.is_gone(address, at);
+                    } else if unproven.contains(&address) {
+                        hosts.is_seen(address, at);
                     }
                 }
                 self.failed = false;

@@ -213,9 +213,8 @@ pub(super) fn losses(
     lost.add(&[("stream", "packet_log")], lines_lost);
     // Older kernels run the program for the interrupt's packet too, and the first one's note is lost.
     let interrupted = snapshot.losses[loss::INTERRUPTED as usize];
-    if snapshot.missed.is_some() || interrupted > 0 {
-        let missed = snapshot.missed.unwrap_or(0) + interrupted;
-        lost.add(&[("stream", "drops")], missed);
+    if let Some(missed) = snapshot.missed {
+        lost.add(&[("stream", "drops")], missed + interrupted);
     }
     let mut suppressed = Family::new(LOG_SUPPRESSED);
     suppressed.add(&labels, snapshot.losses[loss::LOG_SUPPRESSED as usize]);

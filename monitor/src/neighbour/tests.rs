@@ -23,15 +23,14 @@ fn message(kind: u16, state: u16, attributes: &[(u16, &[u8])]) -> Vec<u8> {
     message
 }
 
-/// `struct nda_cacheinfo` with this time.
-fn cache(confirmed: u32) -> Vec<u8> {
-    let mut bytes = confirmed.to_ne_bytes().to_vec();
-    bytes.resize(16, 0xee);
-    bytes
+/// `struct nda_cacheinfo` with these times.
+fn cache(confirmed: u32, updated: u32) -> Vec<u8> {
+    let fields = [confirmed, 0xeeee_eeee, updated, 0xeeee_eeee];
+    fields.into_iter().flat_map(u32::to_ne_bytes).collect()
 }
 
 #[test]
-fn only_hosts_that_answered_are_told() {
+fn hosts_that_answered_and_those_that_did_not_are_told() {
     let v6 = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 9);
     let mut datagram = Vec::new();
     let states = [
@@ -44,25 +43,31 @@ fn only_hosts_that_answered_are_told() {
         (0x10, 7),
     ];
     for (state, last) in states {
-        let attributes: [(u16, &[u8]); 2] =
-            [(NDA_DST, &[10, 0, 0, last]), (NDA_CACHEINFO, &cache(250))];
+        let attributes: [(u16, &[u8]); 2] = [
+            (NDA_DST, &[10, 0, 0, last]),
+            (NDA_CACHEINFO, &cache(250, 100)),
+        ];
         datagram.extend(message(RTM_NEWNEIGH, state, &attributes));
     }
     datagram.extend(message(
         RTM_NEWNEIGH,
         0x08,
-        &[(NDA_CACHEINFO, &cache(0)), (NDA_DST, &v6.octets())],
+        &[(NDA_CACHEINFO, &cache(0, 9)), (NDA_DST, &v6.octets())],
     ));
     let mut found = Vec::new();
     assert!(!take(&datagram, &mut found).unwrap());
-    let ago = Duration::from_millis(2500);
-    let of = |address: IpAddr, confirmed| Neighbour { address, confirmed };
+    let of = |address: IpAddr, answered, millis| Neighbour {
+        address,
+        answered,
+        ago: Duration::from_millis(millis),
+    };
     assert_eq!(
         found,
         [
-            of(Ipv4Addr::new(10, 0, 0, 1).into(), ago),
-            of(Ipv4Addr::new(10, 0, 0, 2).into(), ago),
-            of(v6.into(), Duration::ZERO),
+            of(Ipv4Addr::new(10, 0, 0, 1).into(), true, 2500),
+            of(Ipv4Addr::new(10, 0, 0, 2).into(), true, 2500),
+            of(Ipv4Addr::new(10, 0, 0, 4).into(), false, 1000),
+            of(v6.into(), true, 0),
         ]
     );
     assert!(take(&message(NLMSG_DONE, 0, &[]), &mut found).unwrap());
@@ -70,7 +75,7 @@ fn only_hosts_that_answered_are_told() {
 
 #[test]
 fn what_is_cut_off_is_left_out() {
-    let attributes: [(u16, &[u8]); 2] = [(NDA_DST, &[10, 0, 0, 1]), (NDA_CACHEINFO, &cache(1))];
+    let attributes: [(u16, &[u8]); 2] = [(NDA_DST, &[10, 0, 0, 1]), (NDA_CACHEINFO, &cache(1, 1))];
     let whole = message(RTM_NEWNEIGH, 0x02, &attributes);
     for length in 0..whole.len() {
         let mut found = Vec::new();

@@ -41,6 +41,20 @@ impl Hosts {
         *last = (*last).max(at);
     }
 
+    /// A host did not answer when the kernel asked for its address, and so it was gone at that time: what
+    /// was seen before proves nothing any more.
+    pub fn is_gone(&mut self, host: IpAddr, at: Duration) {
+        if self.alive.get(&host).is_some_and(|last| *last <= at) {
+            self.alive.remove(&host);
+        }
+    }
+
+    /// Whether anybody waits for a host.
+    #[must_use]
+    pub fn any_awaited(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     /// Whether a packet of a host was seen within the last 5 minutes.
     #[must_use]
     pub fn is_alive(&self, host: IpAddr, now: Duration) -> bool {
@@ -137,6 +151,12 @@ mod tests {
         assert!(hosts.unproven(at(250)).contains(&host(2)) && hosts.is_alive(host(2), at(250)));
         hosts.begin();
         assert_eq!(hosts.unproven(at(2)), HashSet::new());
+        // Asked in vain before it was seen: it came back since. Asked in vain afterwards: it is off.
+        hosts.is_gone(host(2), at(0));
+        assert!(hosts.is_alive(host(2), at(2)));
+        hosts.is_gone(host(2), at(100));
+        assert!(!hosts.is_alive(host(2), at(101)) && hosts.unproven(at(101)).contains(&host(2)));
+        hosts.is_seen(host(2), at(99));
         hosts.expire(at(400));
         assert!(hosts.unproven(at(400)).is_empty() && !hosts.is_alive(host(2), at(400)));
     }

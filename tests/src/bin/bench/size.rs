@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use aya::Ebpf;
 use aya_obj::Object;
 use aya_obj::generated::bpf_insn;
@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 const CALL: u8 = 0x85;
 /// `BPF_FUNC_map_lookup_elem`
 const MAP_LOOKUP: i32 = 1;
+/// `BPF_FUNC_tail_call`
+const TAIL_CALL: i32 = 12;
 
 /// The sizes of one program. The first three come from the object and so depend on the compiler alone;
 /// the last one is this kernel's.
@@ -53,9 +55,25 @@ pub(crate) fn sizes(ebpf: &Ebpf, raw: &Ebpf) -> Result<BTreeMap<String, Size>> {
             .with_context(|| format!("{name} is not loaded"))?
             .verified_instruction_count()
             .context("this kernel does not tell verified instructions (needs 5.16)")?;
+        ensure_loads_without_mixed_calls(&function.instructions)
+            .with_context(|| format!("{name} would not load everywhere"))?;
         sizes.insert(name.clone(), size(&function.instructions, verified)?);
     }
     Ok(sizes)
+}
+
+/// A program that ends in a tail call must not call functions of its own: kernels without
+/// `bpf_jit_supports_subprog_tailcalls` (arm64 before 6.0, and any interpreter) refuse it
+/// (`check_helper_call`: "`tail_calls` are not allowed in non-JITed programs with bpf-to-bpf calls").
+fn ensure_loads_without_mixed_calls(instructions: &[bpf_insn]) -> Result<()> {
+    let calls = || instructions.iter().filter(|one| one.code == CALL);
+    let tail = calls().any(|call| call.src_reg() == 0 && call.imm == TAIL_CALL);
+    let own = calls().filter(|call| call.src_reg() != 0).count();
+    ensure!(
+        !tail || own == 0,
+        "it ends in a tail call and calls functions of its own {own} times"
+    );
+    Ok(())
 }
 
 fn size(instructions: &[bpf_insn], verified: u32) -> Result<Size> {
@@ -79,15 +97,26 @@ mod tests {
     /// Source register of a call of a function of the program itself.
     const PSEUDO_CALL: u8 = 1;
 
-    #[test]
-    fn calls_of_own_functions_are_not_calls_of_helpers() {
-        let call = |source, function| bpf_insn {
+    fn call(source: u8, function: i32) -> bpf_insn {
+        bpf_insn {
             code: CALL,
             _bitfield_align_1: [],
             _bitfield_1: bpf_insn::new_bitfield_1(0, source),
             off: 0,
             imm: function,
-        };
+        }
+    }
+
+    #[test]
+    fn tail_calls_do_not_mix_with_calls_of_own_functions() {
+        let (tail, own) = (call(0, TAIL_CALL), call(PSEUDO_CALL, 1));
+        assert!(ensure_loads_without_mixed_calls(&[tail]).is_ok());
+        assert!(ensure_loads_without_mixed_calls(&[own, call(0, MAP_LOOKUP)]).is_ok());
+        assert!(ensure_loads_without_mixed_calls(&[own, tail]).is_err());
+    }
+
+    #[test]
+    fn calls_of_own_functions_are_not_calls_of_helpers() {
         // Lookup, its own function at a distance of 1, ktime_get_ns.
         let program = [call(0, MAP_LOOKUP), call(PSEUDO_CALL, 1), call(0, 5)];
         assert_eq!(
