@@ -26,6 +26,13 @@ pub(super) struct Found<'a> {
     pub(super) outcomes: BTreeMap<String, Outcome>,
 }
 
+impl Found<'_> {
+    /// Whether it came so far as to say what it offers.
+    pub(super) fn spoke(&self) -> bool {
+        !self.facts.features.is_empty() && !self.facts.modes.is_empty()
+    }
+}
+
 /// The page for the tests that ran on these kernels.
 ///
 /// # Errors
@@ -34,7 +41,7 @@ pub(super) struct Found<'a> {
 pub(super) fn render(tests: &[String], found: &[Found<'_>]) -> Result<String> {
     for one in found {
         ensure!(
-            !one.facts.features.is_empty() && !one.facts.modes.is_empty(),
+            one.spoke(),
             "kernel {} did not say what it offers",
             one.pin.name
         );
