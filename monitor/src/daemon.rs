@@ -20,6 +20,7 @@ use crate::instance::{Instance, InstanceError};
 use crate::link::{LinkError, LinkEvent, LinkWatcher};
 use crate::metrics::{Exporter, Source};
 use crate::preflight::{self, PreflightError};
+use crate::service::ServiceManager;
 
 mod answer;
 mod attempts;
@@ -186,7 +187,9 @@ pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunErro
     let mut server = tokio::spawn(http::serve(listener, site, stopping(stopped.clone())));
     let diagnostics =
         diagnostics.map(|diagnostics| tokio::spawn(diagnostics.run(stopping(stopped))));
+    let mut manager = ServiceManager::from_environment();
     info!("{}", http::describe(address));
+    manager.ready(&http::describe(address));
 
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -204,7 +207,10 @@ pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunErro
             },
             event = watcher.next() => interfaces.follow(&mut hooks, event),
             () = packet_log.ready() => packet_log.drain(&source),
-            due = answer.due() => answer.work(due, &source, &mut packet_log),
+            due = answer.due() => {
+                answer.work(due, &source, &mut packet_log);
+                manager.works();
+            }
             _ = tick.tick() => {
                 report(&source, &mut packet_log, &mut demand);
                 coverage::retry(&mut hooks, &interfaces, &source);
@@ -222,6 +228,7 @@ pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunErro
         }
     }
 
+    manager.stopping();
     let own_clsact = hooks.detach_all();
     clsact::remove(&own_clsact);
     packet_log.drain(&source);

@@ -69,7 +69,7 @@ const fn unpacked_with_all(
 }
 
 /// What the tests start. The daemon itself needs none of these.
-const TEST_TOOLS: [Tool; 18] = [
+const TEST_TOOLS: [Tool; 23] = [
     tool("ip", "iproute2", "makes network namespaces and their links"),
     tool(
         "tc",
@@ -94,10 +94,27 @@ const TEST_TOOLS: [Tool; 18] = [
     tool("conntrack", "conntrack", "reads the connection table"),
     tool("tcpdump", "tcpdump", "runs beside, and must change nothing"),
     tool("bpftool", "bpftool", "shows that nothing stays attached"),
+    tool("setpriv", "util-linux", "takes root's privileges away"),
+    tool("strace", "strace", "shows the system calls of the daemon"),
+    tool(
+        "systemd-analyze",
+        "systemd",
+        "reads the unit; nothing of systemd is started",
+    ),
     tool("ethtool", "ethtool", "turns offloads on and off"),
     tool("wg", "wireguard-tools", "sets tunnels up on other kernels"),
     unpacked("promtool", "prometheus", "checks what a scrape returns"),
     unpacked("prometheus", "prometheus", "scrapes as users' servers do"),
+    unpacked(
+        "prometheus-alertmanager",
+        "prometheus-alertmanager",
+        "pages somebody",
+    ),
+    unpacked(
+        "amtool",
+        "prometheus-alertmanager",
+        "checks the configuration of it",
+    ),
     Tool {
         program: "miredo",
         package: "miredo",
