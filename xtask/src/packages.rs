@@ -69,7 +69,7 @@ const fn unpacked_with_all(
 }
 
 /// What the tests start. The daemon itself needs none of these.
-const TEST_TOOLS: [Tool; 18] = [
+const TEST_TOOLS: [Tool; 19] = [
     tool("ip", "iproute2", "makes network namespaces and their links"),
     tool(
         "tc",
@@ -96,8 +96,17 @@ const TEST_TOOLS: [Tool; 18] = [
     tool("bpftool", "bpftool", "shows that nothing stays attached"),
     tool("ethtool", "ethtool", "turns offloads on and off"),
     tool("wg", "wireguard-tools", "sets tunnels up on other kernels"),
-    unpacked("promtool", "prometheus", "checks what a scrape returns"),
+    unpacked(
+        "promtool",
+        "prometheus",
+        "checks what a scrape returns, and rules",
+    ),
     unpacked("prometheus", "prometheus", "scrapes as users' servers do"),
+    unpacked(
+        "amtool",
+        "prometheus-alertmanager",
+        "checks the routes for alerts",
+    ),
     Tool {
         program: "miredo",
         package: "miredo",
