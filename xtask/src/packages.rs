@@ -103,7 +103,11 @@ const TEST_TOOLS: [Tool; 23] = [
     ),
     tool("ethtool", "ethtool", "turns offloads on and off"),
     tool("wg", "wireguard-tools", "sets tunnels up on other kernels"),
-    unpacked("promtool", "prometheus", "checks what a scrape returns"),
+    unpacked(
+        "promtool",
+        "prometheus",
+        "checks what a scrape returns, and rules",
+    ),
     unpacked("prometheus", "prometheus", "scrapes as users' servers do"),
     unpacked(
         "prometheus-alertmanager",
