@@ -9,6 +9,7 @@ use crate::{
     state::cache_dir,
 };
 
+pub(crate) mod prometheus;
 mod unpack;
 
 use unpack::{unpack, unpack_with_more};
@@ -31,7 +32,8 @@ enum How {
     /// and add a user, and suppressing that by policy-rc.d is a change for the whole system.
     Unpack,
     /// As [`How::Unpack`], with all that it depends on and is not installed. QEMU's packages break
-    /// those of another of its versions (as `qemu-utils` of a backport), which may be installed.
+    /// those of another of its versions (as `qemu-utils` of a backport), which may be installed; the
+    /// pages of Prometheus are scripts of many packages.
     UnpackAll,
     /// As [`How::Unpack`], with these packages that it needs.
     UnpackWith(&'static [&'static str]),
@@ -108,7 +110,7 @@ const TEST_TOOLS: [Tool; 23] = [
         "prometheus",
         "checks what a scrape returns, and rules",
     ),
-    unpacked("prometheus", "prometheus", "scrapes as users' servers do"),
+    prometheus::TOOL,
     unpacked(
         "prometheus-alertmanager",
         "prometheus-alertmanager",
@@ -304,8 +306,9 @@ pub(crate) fn cross_tools() -> Result<()> {
 fn bring(tools: &[Tool]) -> Result<()> {
     let unpacked = unpacked_dir()?;
     let there = |tool: &Tool| {
+        let file = unpacked.join(tool.program);
         find_program(tool.program).is_some()
-            || tool.how != How::Install && unpacked.join(tool.program).is_file()
+            || tool.how != How::Install && file.is_file() && prometheus::is_whole(tool, &file)
     };
     let missing: Vec<_> = tools.iter().filter(|tool| !there(tool)).collect();
     if missing.is_empty() {
@@ -337,7 +340,7 @@ fn bring(tools: &[Tool]) -> Result<()> {
     for package in packages(How::Unpack) {
         let programs: Vec<_> = missing
             .iter()
-            .filter(|tool| tool.package == package)
+            .filter(|tool| tool.package == package && tool.how == How::Unpack)
             .map(|t| t.program)
             .collect();
         unpack(package, &programs, &unpacked)?;
