@@ -13,6 +13,9 @@ const URGENT: &str = "critical";
 /// Labels that are not said: they are the same for all here.
 const NOT_SAID: [&str; 4] = ["alertname", "severity", "instance", "job"];
 
+/// How many lines of alerts fit on a small screen.
+const SHOWN: usize = 8;
+
 /// What an alert is about.
 type Labels = BTreeMap<String, String>;
 
@@ -92,11 +95,13 @@ impl Alerts {
                 line
             }
         };
-        if self.0.is_empty() {
-            vec!["no alerts".to_owned()]
-        } else {
-            self.0.iter().map(line).collect()
+        let mut lines: Vec<_> = self.0.iter().take(SHOWN).map(line).collect();
+        match self.0.len() {
+            0 => lines.push("no alerts".to_owned()),
+            all if all > SHOWN => lines.push(format!("and {} more alerts", all - SHOWN)),
+            _ => {}
         }
+        lines
     }
 }
 
@@ -171,6 +176,10 @@ mod tests {
         alerts.update(&[alert("critical", "firing")]).unwrap();
         assert!(alerts.lines(true)[0].starts_with("\x1b[31mfiring    Peerwatch"));
         assert!(alerts.lines(false)[0].starts_with("firing    Peerwatch"));
+        let many: Vec<_> = (0..10).map(|at| alert(&at.to_string(), "firing")).collect();
+        alerts.update(&many).unwrap();
+        assert_eq!(alerts.lines(false).len(), SHOWN + 1);
+        assert_eq!(alerts.lines(false)[SHOWN], "and 2 more alerts");
     }
 
     #[test]

@@ -35,6 +35,16 @@ fn ask(mut stream: TcpStream, path: &str) -> Result<(u16, String)> {
     Ok((status.parse()?, body.to_owned()))
 }
 
+/// A text as it is written in an address.
+pub(super) fn encoded(text: &str) -> String {
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~".contains(byte);
+    let written = text.bytes().map(|byte| match byte {
+        byte if is_plain(&byte) => char::from(byte).to_string(),
+        byte => format!("%{byte:02X}"),
+    });
+    written.collect()
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
@@ -61,5 +71,14 @@ mod tests {
         let answer = answered("HTTP/1.0 503 no\r\nA: b\r\n\r\nnot yet\n");
         assert_eq!(answer.unwrap(), (503, "not yet\n".to_owned()));
         assert!(answered("SSH-2.0\r\n").is_err());
+    }
+
+    #[test]
+    fn an_expression_becomes_part_of_an_address() {
+        assert_eq!(
+            encoded("a_b-1{c=\"d\"}[5s]"),
+            "a_b-1%7Bc%3D%22d%22%7D%5B5s%5D"
+        );
+        assert_eq!(encoded("%\n"), "%25%0A");
     }
 }

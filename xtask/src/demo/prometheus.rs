@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{
     daemon,
     folder::Folder,
-    http,
+    http::{self, encoded},
     namespace::{Entrance, Namespace},
     process::Process,
 };
@@ -24,6 +24,9 @@ pub(super) const PORT: u16 = 9090;
 pub(super) const FASTER: u32 = 20;
 /// The rules for a host; the others are for many hosts, and for those who want more.
 const RULES: &str = "host.yml";
+/// True some scrapes after its start. Until then there seems to be no daemon, or one that does nothing,
+/// of which there are alerts.
+const SETTLED: &str = "changes(peerwatch_evaluation_timestamp_seconds[10s]) >= 3";
 
 /// A running Prometheus.
 #[derive(Debug)]
@@ -69,14 +72,23 @@ impl Prometheus {
         })
     }
 
-    /// Whether it answers questions.
+    /// Whether it answers questions, and knows the daemon for some seconds.
     ///
     /// # Errors
     ///
     /// When it has ended, with what it said.
     pub(super) fn is_ready(&mut self) -> Result<bool> {
         self.process.check()?;
-        Ok(matches!(self.get("/-/ready"), Ok((200, _))))
+        if !matches!(self.get("/-/ready"), Ok((200, _))) {
+            return Ok(false);
+        }
+        let asked = format!("/api/v1/query?query={}", encoded(SETTLED));
+        let Ok((200, answer)) = self.get(&asked) else {
+            return Ok(false);
+        };
+        let answer: Value = serde_json::from_str(&answer)?;
+        let found = answer["data"]["result"].as_array();
+        Ok(found.is_some_and(|found| !found.is_empty()))
     }
 
     /// Where its pages begin: Debian's has only the older ones, in a place of their own.

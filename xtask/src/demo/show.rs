@@ -13,6 +13,7 @@ use super::{
     daemon::{self, Daemon},
     folder::Folder,
     forward::Forwarder,
+    http::encoded,
     namespace::{Namespace, Tools},
     peers::Peers,
     phases::{Phases, Step, Turn},
@@ -194,51 +195,44 @@ fn greet<W: Write>(
 ) -> Result<()> {
     let end = limit.map_or("; Ctrl-C ends it", |_| "");
     let daemon = forwarder.address(0).context("no address of the daemon")?;
+    let binary = binary.display();
     let mut lines = vec![format!(
-        "{} runs in {}, between two sites whose peers talk through it{end}",
-        binary.display(),
+        "{binary} runs in {}, between two sites whose peers talk through it{end}",
         gateway.name(),
     )];
     if let Some((prometheus, address)) = prometheus.zip(forwarder.address(1)) {
         let pages = format!("http://{address}{}", prometheus.pages());
         lines.extend([
+            format!("open {pages}/alerts"),
             format!(
-                "rules of the firewall come and go; the alerts run {} times as fast as those that are shipped, \
-                 and states are decided of 1 minute",
-                prometheus::FASTER
+                "     {BLOCKED} is pending some 15 s after a rule of the firewall comes, fires 3 s \
+                 later, and is resolved some 25 s after the rule has gone"
             ),
             format!(
-                "open   {pages}/alerts  some 20 s after a rule comes, {BLOCKED} is pending, 3 s later it \
-                 fires, and some 25 s after the rule has gone it is resolved"
-            ),
-            format!(
-                "open   {pages}/graph?g0.range_input=5m&g0.tab=0&g0.expr={}  dropped attempts where established ones were",
+                "open {pages}/graph?g0.range_input=5m&g0.tab=0&g0.expr={}",
                 encoded(EXPRESSION)
             ),
-            format!("there  type {EXPRESSION}"),
+            "     the peers' attempts a second, by how they end: established, then dropped. Or type it:"
+                .to_owned(),
+            format!("     {EXPRESSION}"),
         ]);
     }
     lines.extend([
-        format!("open   http://{daemon}/metrics  what Prometheus gets"),
-        format!(
-            "type   {} status --url http://{daemon}  who is blocked, by whom, since when",
-            binary.display()
-        ),
+        format!("open http://{daemon}/metrics"),
+        "     what Prometheus gets".to_owned(),
+        format!("type {binary} status --url http://{daemon}"),
+        "     what is blocked, by whom, since when, who fails towards whom".to_owned(),
     ]);
+    if prometheus.is_some() {
+        lines.push(format!(
+            "All is faster here: the shipped rules {} times, and a state is decided of 1 minute, not of 15",
+            prometheus::FASTER
+        ));
+    }
     for line in lines {
         screen.event(&line)?;
     }
     Ok(())
-}
-
-/// A text as it is written in an address.
-fn encoded(text: &str) -> String {
-    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~".contains(byte);
-    let written = text.bytes().map(|byte| match byte {
-        byte if is_plain(&byte) => char::from(byte).to_string(),
-        byte => format!("%{byte:02X}"),
-    });
-    written.collect()
 }
 
 /// Lets the rule come or go, and says so.
@@ -270,15 +264,6 @@ fn turn(step: Step, gateway: &Namespace, tools: &Tools) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_expression_becomes_part_of_an_address() {
-        assert_eq!(
-            encoded("a_b-1{c=\"d\"}[5s]"),
-            "a_b-1%7Bc%3D%22d%22%7D%5B5s%5D"
-        );
-        assert_eq!(encoded("%\n"), "%25%0A");
-    }
 
     #[test]
     fn a_long_message_becomes_one_line() {
