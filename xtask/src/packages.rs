@@ -69,7 +69,11 @@ const fn unpacked_with_all(
 }
 
 /// What the tests start. The daemon itself needs none of these.
+<<<<<<< HEAD
 const TEST_TOOLS: [Tool; 23] = [
+=======
+const TEST_TOOLS: [Tool; 19] = [
+>>>>>>> h-rules
     tool("ip", "iproute2", "makes network namespaces and their links"),
     tool(
         "tc",
@@ -103,9 +107,14 @@ const TEST_TOOLS: [Tool; 23] = [
     ),
     tool("ethtool", "ethtool", "turns offloads on and off"),
     tool("wg", "wireguard-tools", "sets tunnels up on other kernels"),
-    unpacked("promtool", "prometheus", "checks what a scrape returns"),
+    unpacked(
+        "promtool",
+        "prometheus",
+        "checks what a scrape returns, and rules",
+    ),
     unpacked("prometheus", "prometheus", "scrapes as users' servers do"),
     unpacked(
+<<<<<<< HEAD
         "prometheus-alertmanager",
         "prometheus-alertmanager",
         "pages somebody",
@@ -114,6 +123,11 @@ const TEST_TOOLS: [Tool; 23] = [
         "amtool",
         "prometheus-alertmanager",
         "checks the configuration of it",
+=======
+        "amtool",
+        "prometheus-alertmanager",
+        "checks the routes for alerts",
+>>>>>>> h-rules
     ),
     Tool {
         program: "miredo",
