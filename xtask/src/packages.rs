@@ -69,11 +69,7 @@ const fn unpacked_with_all(
 }
 
 /// What the tests start. The daemon itself needs none of these.
-<<<<<<< HEAD
 const TEST_TOOLS: [Tool; 23] = [
-=======
-const TEST_TOOLS: [Tool; 19] = [
->>>>>>> h-rules
     tool("ip", "iproute2", "makes network namespaces and their links"),
     tool(
         "tc",
@@ -114,7 +110,6 @@ const TEST_TOOLS: [Tool; 19] = [
     ),
     unpacked("prometheus", "prometheus", "scrapes as users' servers do"),
     unpacked(
-<<<<<<< HEAD
         "prometheus-alertmanager",
         "prometheus-alertmanager",
         "pages somebody",
@@ -122,12 +117,7 @@ const TEST_TOOLS: [Tool; 19] = [
     unpacked(
         "amtool",
         "prometheus-alertmanager",
-        "checks the configuration of it",
-=======
-        "amtool",
-        "prometheus-alertmanager",
         "checks the routes for alerts",
->>>>>>> h-rules
     ),
     Tool {
         program: "miredo",
