@@ -84,7 +84,12 @@ fn a_broken_dashboard_is_found() -> Result<()> {
             "the data source",
         ),
         ("/templating/list/1", "multi", json!(false), "job does not"),
-        ("/templating/list/2", "allValue", json!(""), "instance does"),
+        (
+            "/templating/list/2",
+            "allValue",
+            json!(""),
+            "all of instance",
+        ),
         (
             "/templating/list/3",
             "name",

@@ -97,8 +97,13 @@ fn frame(dashboard: &Dashboard) -> Vec<String> {
             found.push(format!("no variable {name}"));
             continue;
         };
-        if it["multi"] != true || it["includeAll"] != true || it["allValue"] != ".+" {
-            found.push(format!("{name} does not choose several, or all by .+"));
+        if it["multi"] != true || it["includeAll"] != true {
+            found.push(format!("{name} does not choose several, or all"));
+        }
+        // All jobs are those with our metrics, since `up` is of every job. Of hosts there can be thousands.
+        let all = if name == "job" { "" } else { ".+" };
+        if text(&it["allValue"]) != all {
+            found.push(format!("all of {name} is not {all:?}"));
         }
         if !is_source(&it["datasource"]) || text(&it["description"]).is_empty() {
             found.push(format!("{name} has no data source or description"));

@@ -55,7 +55,10 @@ pub const METRICS: &[(&str, &str)] = &[
 
 /// Metrics of others: of the client library, and of Prometheus itself.
 pub const OTHERS: &[(&str, &str)] = &[
-    ("ALERTS", "alertname alertstate severity scope traffic direction"),
+    (
+        "ALERTS",
+        "alertname alertstate severity scope traffic direction",
+    ),
     (
         "ALERTS_FOR_STATE",
         "alertname severity scope traffic direction",
