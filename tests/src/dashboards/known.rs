@@ -1,57 +1,7 @@
 //! What expressions of dashboards may ask for.
 
-/// Our metrics that dashboards use, without prefix, and their labels. A test compares the names with
-/// docs/metrics.md; another one executes every expression and sees the labels in a real scrape.
-pub const METRICS: &[(&str, &str)] = &[
-    ("attempts_lost_total", "stream"),
-    (
-        "attempts_total",
-        "traffic family direction outcome blocked_by",
-    ),
-    ("blocked_by", "traffic direction blocked_by"),
-    ("blocked_since_timestamp_seconds", "traffic direction"),
-    ("build_info", "version revision"),
-    (
-        "bytes_total",
-        "traffic protocol family direction flow verdict",
-    ),
-    ("config_last_reload_successful", ""),
-    ("conntrack_entries", ""),
-    ("conntrack_limit", ""),
-    (
-        "drops_total",
-        "traffic protocol family direction flow class reason",
-    ),
-    ("evaluation_timestamp_seconds", ""),
-    ("events_lost_total", "stream"),
-    ("fragments_total", "direction"),
-    ("handshake_seconds", "traffic direction le"),
-    ("hook_attached", "hook interface"),
-    ("hook_info", "hook interface mode"),
-    ("interface_packets_total", "interface direction verdict"),
-    ("kernel_info", "release btf drop_reasons"),
-    ("last_attempt_timestamp_seconds", "traffic direction"),
-    ("last_success_timestamp_seconds", "traffic direction"),
-    (
-        "late_drops_total",
-        "traffic protocol family direction flow class reason",
-    ),
-    ("log_suppressed_total", "stream"),
-    ("map_capacity", "map"),
-    ("map_entries", "map"),
-    ("map_full_total", "map"),
-    (
-        "packets_total",
-        "traffic protocol family direction flow verdict",
-    ),
-    ("ruleset_changes_total", "kind"),
-    ("ruleset_last_change_timestamp_seconds", ""),
-    ("state", "traffic direction state"),
-    ("state_since_timestamp_seconds", "traffic direction"),
-    ("traffic_info", "traffic expect"),
-    ("window_attempts", "traffic direction result"),
-    ("window_peer_pairs", "traffic direction result"),
-];
+/// Our metrics and their labels: a test holds this page to the code.
+const PAGE: &str = include_str!("../../../docs/metrics.md");
 
 /// Metrics of others: of the client library, and of Prometheus itself.
 pub const OTHERS: &[(&str, &str)] = &[
@@ -107,11 +57,21 @@ pub fn labels(metric: &str, recorded: &[String]) -> Option<Vec<String>> {
             .find(|(known, _)| *known == name)
             .map(|(_, labels)| words(labels))
     };
-    let ours = |name: &str| {
-        let name = name.strip_suffix("_bucket").unwrap_or(name);
-        find(METRICS, name)
-    };
-    find(OTHERS, metric).or_else(|| metric.strip_prefix("peerwatch_").and_then(ours))
+    find(OTHERS, metric).or_else(|| documented(metric))
+}
+
+/// The labels of one of our metrics, as docs/metrics.md has them; the buckets of a histogram have one more.
+fn documented(metric: &str) -> Option<Vec<String>> {
+    let name = metric.strip_suffix("_bucket").unwrap_or(metric);
+    let (_, section) = PAGE.split_once(&format!("\n### `{name}`\n\n"))?;
+    let (_, labels) = section.lines().next()?.split_once("labels: ")?;
+    let (labels, _) = labels.split_once(';')?;
+    let quoted = labels.split('`').skip(1).step_by(2);
+    let mut labels: Vec<_> = quoted.map(str::to_owned).collect();
+    if name != metric {
+        labels.push("le".to_owned());
+    }
+    Some(labels)
 }
 
 #[cfg(test)]
@@ -126,7 +86,12 @@ mod tests {
         assert_eq!(labels(&name, &recorded), Some(wanted.to_vec()));
         assert_eq!(labels("site:peerwatch_hosts:sum", &recorded), None);
         assert_eq!(labels("peerwatch_hosts", &recorded), None);
-        assert!(labels("peerwatch_handshake_seconds_bucket", &[]).is_some());
+        let wanted = ["traffic", "direction", "le"].map(str::to_owned).to_vec();
+        assert_eq!(
+            labels("peerwatch_handshake_seconds_bucket", &[]),
+            Some(wanted)
+        );
+        assert_eq!(labels("peerwatch_conntrack_limit", &[]), Some(Vec::new()));
         assert_eq!(labels("up", &[]), Some(Vec::new()));
     }
 }
