@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::known::{FLEET, GRAFANA, TARGET, labels};
+use super::known::{GRAFANA, TARGET, labels};
 use super::{Dashboard, Query, list, text};
 use crate::promql::{Expression, Selector};
 
@@ -48,11 +48,22 @@ pub fn problems(dashboard: &Dashboard, recorded: &[String]) -> Vec<String> {
                 found.push(format!("{}: no variable ${variable}", query.place));
             }
         }
-        if dashboard.json["uid"] == "peerwatch-fleet" {
-            for Selector { metric, .. } in &expression.selectors {
-                if !metric.contains(':') && !FLEET.contains(&metric.as_str()) {
-                    found.push(format!("{}: a fleet does not keep {metric}", query.place));
-                }
+    }
+    found
+}
+
+/// Metrics that it asks for and a Prometheus does not have that keeps only these of each host.
+#[must_use]
+pub fn lacks(dashboard: &Dashboard, kept: &[String]) -> Vec<String> {
+    let of_prometheus = |metric: &str| metric == "up" || metric.starts_with("ALERTS");
+    let mut found = Vec::new();
+    for query in dashboard.queries() {
+        // What can't be read was said by the other check.
+        let expression = Expression::parse(&query.expr).unwrap_or_default();
+        for Selector { metric, .. } in expression.selectors {
+            // What is recorded has a colon, and comes from what is kept.
+            if !metric.contains(':') && !of_prometheus(&metric) && !kept.contains(&metric) {
+                found.push(format!("{}: {metric} is not kept", query.place));
             }
         }
     }

@@ -1,5 +1,10 @@
 //! What expressions of dashboards may ask for.
 
+use std::iter::Peekable;
+use std::str::Chars;
+
+use anyhow::{Result, bail, ensure};
+
 /// Our metrics and their labels: a test holds this page to the code.
 const PAGE: &str = include_str!("../../../docs/metrics.md");
 
@@ -22,23 +27,47 @@ pub const OTHERS: &[(&str, &str)] = &[
 /// Labels that Prometheus gives to all series of a target.
 pub const TARGET: &[&str] = &["instance", "job", "site"];
 
-/// What the fleet's Prometheus keeps of a host; all that is recorded there comes from these.
-pub const FLEET: &[&str] = &[
-    "ALERTS",
-    "ALERTS_FOR_STATE",
-    "peerwatch_blocked_by",
-    "peerwatch_blocked_since_timestamp_seconds",
-    "peerwatch_hook_attached",
-    "peerwatch_last_attempt_timestamp_seconds",
-    "peerwatch_last_success_timestamp_seconds",
-    "peerwatch_state",
-    "peerwatch_state_since_timestamp_seconds",
-    "peerwatch_traffic_info",
-    "up",
-];
-
 /// Variables of Grafana's own.
 pub const GRAFANA: &[&str] = &["__interval", "__range", "__rate_interval"];
+
+/// Everything that a regular expression of alternatives stands for, `a_(b|c)` for `a_b` and `a_c`.
+///
+/// # Errors
+///
+/// When it has anything else, or a bracket does not end.
+pub fn alternatives(pattern: &str) -> Result<Vec<String>> {
+    let mut chars = pattern.chars().peekable();
+    let all = alternation(&mut chars)?;
+    match chars.next() {
+        None => Ok(all),
+        Some(c) => bail!("{pattern}: {c:?} is not understood"),
+    }
+}
+
+/// Up to a closing bracket or the end.
+fn alternation(chars: &mut Peekable<Chars<'_>>) -> Result<Vec<String>> {
+    let mut done = Vec::new();
+    let mut heads = vec![String::new()];
+    while let Some(c) = chars.next_if(|c| *c != ')') {
+        match c {
+            '|' => done.append(&mut std::mem::replace(&mut heads, vec![String::new()])),
+            '(' => {
+                let tails = alternation(chars)?;
+                ensure!(chars.next() == Some(')'), "a bracket does not end");
+                heads = heads
+                    .iter()
+                    .flat_map(|head| tails.iter().map(move |tail| format!("{head}{tail}")))
+                    .collect();
+            }
+            c if c.is_ascii_alphanumeric() || matches!(c, '_' | ';') => {
+                heads.iter_mut().for_each(|head| head.push(c));
+            }
+            c => bail!("{c:?} is not understood"),
+        }
+    }
+    done.append(&mut heads);
+    Ok(done)
+}
 
 /// The labels of a metric, without those of the target; `None` for one that there is not. What is recorded
 /// has its labels in front of its name, `traffic_direction:…`, and is known by `recorded`.
@@ -77,6 +106,15 @@ fn documented(metric: &str) -> Option<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn alternatives_are_told_one_by_one() {
+        let all = alternatives("a_(b|c_(d|e)_f)|g").unwrap();
+        assert_eq!(all, ["a_b", "a_c_d_f", "a_c_e_f", "g"]);
+        for wrong in ["a_(b", "a_.*", "a)", "(a|b"] {
+            assert!(alternatives(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn labels_of_what_is_recorded_are_in_its_name() {
