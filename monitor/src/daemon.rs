@@ -144,13 +144,7 @@ pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunErro
         .local_addr()
         .map_err(system("the address of the metrics socket is not known"))?;
     let mut watcher = LinkWatcher::new()?;
-    let mut first_events = Vec::new();
-    loop {
-        match watcher.next().await {
-            LinkEvent::Synced => break,
-            event => first_events.push(event),
-        }
-    }
+    let first_events = until_synced(&mut watcher).await;
     let names: Vec<&str> = watcher
         .interfaces()
         .map(|interface| interface.name.as_str())
@@ -247,6 +241,17 @@ pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunErro
         warn!("the diagnostics of the kernel programs ended: {error}");
     }
     failure.map_or(Ok(()), |why| Err(RunError::Server(why)))
+}
+
+/// What there is at first.
+async fn until_synced(watcher: &mut LinkWatcher) -> Vec<LinkEvent> {
+    let mut events = Vec::new();
+    loop {
+        match watcher.next().await {
+            LinkEvent::Synced => return events,
+            event => events.push(event),
+        }
+    }
 }
 
 async fn stopping(mut stopped: watch::Receiver<bool>) {

@@ -61,7 +61,10 @@ pub fn request(host: &NetNs, port: u16, line: &str, headers: &str) -> Result<Ans
     let head = String::from_utf8(bytes[..end].to_vec())?;
     let status = head.split(' ').nth(1).context("no status")?.parse()?;
     let mut body = bytes.split_off(end + 4);
-    if head.to_ascii_lowercase().contains("\r\ntransfer-encoding: chunked") {
+    if head
+        .to_ascii_lowercase()
+        .contains("\r\ntransfer-encoding: chunked")
+    {
         body = join(&body)?;
     }
     Ok(Answer { status, head, body })
@@ -74,28 +77,31 @@ fn join(mut chunks: &[u8]) -> Result<Vec<u8>> {
         let end = chunks.windows(2).position(|pair| pair == b"\r\n");
         let end = end.context("a chunk without a length")?;
         let length = std::str::from_utf8(&chunks[..end])?;
-        let length = usize::from_str_radix(length.split(';').next().unwrap_or_default().trim(), 16)?;
+        let length =
+            usize::from_str_radix(length.split(';').next().unwrap_or_default().trim(), 16)?;
         if length == 0 {
             return Ok(body);
         }
         let data = chunks.get(end + 2..end + 2 + length);
         body.extend(data.context("a chunk that is cut off")?);
-        chunks = chunks.get(end + 2 + length + 2..).context("no next chunk")?;
+        chunks = chunks
+            .get(end + 2 + length + 2..)
+            .context("no next chunk")?;
     }
 }
 
 /// A text as a part of a query string (RFC 3986, section 2.1).
 #[must_use]
 pub fn encode(text: &str) -> String {
-    let mut encoded = String::new();
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            encoded.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    encoded
+    text.bytes()
+        .map(|byte| {
+            if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+                char::from(byte).to_string()
+            } else {
+                format!("%{byte:02X}")
+            }
+        })
+        .collect()
 }
 
 /// Whether a daemon of this host, at this port, says that it is ready.
@@ -110,7 +116,10 @@ mod tests {
 
     #[test]
     fn chunks_are_put_together() {
-        assert_eq!(join(b"3\r\nabc\r\n2;x\r\nde\r\n0\r\n\r\n").unwrap(), b"abcde");
+        assert_eq!(
+            join(b"3\r\nabc\r\n2;x\r\nde\r\n0\r\n\r\n").unwrap(),
+            b"abcde"
+        );
         for bad in [&b"3\r\nab"[..], b"", b"zz\r\n"] {
             assert!(join(bad).is_err());
         }

@@ -22,7 +22,7 @@ mod expressions;
 mod rules;
 mod servers;
 
-use expressions::Expression;
+use expressions::Asked;
 use rules::{RUNBOOKS, Scale};
 use servers::{Message, Pager, Prometheus, alertmanager};
 
@@ -89,8 +89,8 @@ pub fn blocked_and_resolved() -> Result<()> {
     let temp = TempDir::create(&unique_prefix())?;
     let mut timeline = Timeline::default();
     let stop = AtomicBool::new(false);
+    let peers = Peers::start(&lab)?;
     let result = std::thread::scope(|scope| {
-        let peers = Peers::start(&lab)?;
         let traffic = scope.spawn(|| peers.talk(&lab, &stop));
         let result = story(&lab, temp.path(), &mut timeline);
         stop.store(true, Ordering::Relaxed);
@@ -120,7 +120,10 @@ fn story(lab: &Lab, folder: &Path, timeline: &mut Timeline) -> Result<()> {
         Ok((!prometheus.query(established)?.is_empty()).then_some(()))
     })?;
     answers.ask(&prometheus)?;
-    ensure!(prometheus.alert(ALERT, &[])?.is_none(), "an alert without a cause");
+    ensure!(
+        prometheus.alert(ALERT, &[])?.is_none(),
+        "an alert without a cause"
+    );
 
     timeline.note("a rule drops 7680");
     gw.nft(
@@ -173,7 +176,11 @@ impl Peers {
             targets: Vec::new(),
         };
         for number in 0..PEERS {
-            let family = if number % 2 == 0 { Family::V4 } else { Family::V6 };
+            let family = if number % 2 == 0 {
+                Family::V4
+            } else {
+                Family::V6
+            };
             let target = SocketAddr::new(address(family, TARGETS, 20 + number), PORT);
             this._listeners
                 .push(lab.server.run(|| Ok(TcpListener::bind(target)?))?);
@@ -217,7 +224,10 @@ fn gauge(lab: &Lab, name: &str, more: &[(&str, &str)]) -> Result<f64> {
     let labels = [&[("traffic", "do_peer"), ("direction", "forwarded")], more].concat();
     let series = Series::new(&format!("peerwatch_{name}"), &labels);
     let values: BTreeMap<Series, f64> = parse_values(&body, &[name])?;
-    values.get(&series).copied().with_context(|| format!("no {series}"))
+    values
+        .get(&series)
+        .copied()
+        .with_context(|| format!("no {series}"))
 }
 
 /// Since when the traffic is in this state, if it is.
@@ -241,17 +251,28 @@ fn told(pager: &Pager, status: &str) -> Result<Message> {
 
 /// A message says all that whoever was woken needs.
 fn is_complete(message: &Message) -> Result<()> {
-    let text = |key: &str| message.alert["annotations"][key].as_str().unwrap_or_default();
+    let text = |key: &str| {
+        message.alert["annotations"][key]
+            .as_str()
+            .unwrap_or_default()
+    };
     let (summary, description) = (text("summary"), text("description"));
     for word in ["do_peer", "forwarded", "local_firewall"] {
         ensure!(summary.contains(word), "no {word} in {summary:?}");
     }
-    for word in ["do_peer", "attempts failed", "Blocked since", "Last success"] {
+    for word in [
+        "do_peer",
+        "attempts failed",
+        "Blocked since",
+        "Last success",
+    ] {
         ensure!(description.contains(word), "no {word} in {description:?}");
     }
     let url = text("runbook_url");
     let page = url.rsplit('/').next().unwrap_or_default();
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/runbooks").join(page);
+    let file = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../docs/runbooks")
+        .join(page);
     ensure!(
         url.starts_with(RUNBOOKS) && file.is_file(),
         "{url:?} is no page of docs/runbooks"
@@ -265,12 +286,14 @@ fn prometheus_configuration(folder: &Path) -> Result<String> {
     for file in rules::render_all(&source, SCALE.parse::<Scale>()?, RUNBOOKS)? {
         std::fs::write(folder.join(format!("rules-{}", file.name)), file.text)?;
     }
-    Ok("global:\n  scrape_interval: 1s\n  evaluation_interval: 1s\n\
+    Ok(
+        "global:\n  scrape_interval: 1s\n  evaluation_interval: 1s\n\
         rule_files: [rules-*.yml]\n\
         alerting:\n  alertmanagers:\n    - static_configs: [{targets: ['127.0.0.1:9093']}]\n\
         scrape_configs:\n  - job_name: peerwatch\n    static_configs:\n      \
         - {targets: ['127.0.0.1:9680'], labels: {site: lab}}\n"
-        .to_owned())
+            .to_owned(),
+    )
 }
 
 /// Everything to the pager at once, the more so when it is over.
@@ -285,7 +308,7 @@ fn alertmanager_configuration(port: u16) -> String {
 /// Whether each expression ever gave data.
 #[derive(Debug, Default)]
 struct Answers {
-    all: Vec<Expression>,
+    all: Vec<Asked>,
     answered: Vec<bool>,
 }
 
@@ -327,7 +350,7 @@ impl Answers {
 }
 
 /// Expressions that give nothing in a scenario where a rule of this host blocks and all else is well.
-fn may_be_empty(expression: &Expression) -> bool {
+fn may_be_empty(expression: &Asked) -> bool {
     // Alerts of what did not happen; that they are evaluated without an error is asked elsewhere.
     expression.place.starts_with("alerting ")
 }

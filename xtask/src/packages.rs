@@ -119,7 +119,7 @@ const TEST_TOOLS: [Tool; 23] = [
     unpacked(
         "amtool",
         "prometheus-alertmanager",
-        "checks the configuration of it",
+        "checks the routes for alerts",
     ),
     Tool {
         program: "miredo",

@@ -175,14 +175,14 @@ fn seconds(time: &str) -> Option<u64> {
 
 /// Writes a duration as Prometheus reads it.
 fn duration(mut seconds: u64) -> String {
-    let mut text = String::new();
+    let mut parts = Vec::new();
     for (length, unit) in UNITS {
         if seconds >= length {
-            text.push_str(&format!("{}{unit}", seconds / length));
+            parts.push(format!("{}{unit}", seconds / length));
             seconds %= length;
         }
     }
-    text
+    parts.concat()
 }
 
 /// A time in a line that is not marked: the value of a key, a range selector, or an offset.

@@ -209,7 +209,7 @@ pub(super) fn info(
         1,
     );
     let mut watched = Family::new(TRAFFIC_INFO);
-    for traffic in traffics.iter() {
+    for traffic in traffics {
         let expect = traffic.watch.expect.as_str();
         watched.add(&[("traffic", &traffic.name), ("expect", expect)], 1);
     }

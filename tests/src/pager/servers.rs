@@ -39,7 +39,10 @@ impl<'a> Prometheus<'a> {
         let mut command = host.command(find("prometheus")?)?;
         command
             .arg(format!("--config.file={}", file.display()))
-            .arg(format!("--storage.tsdb.path={}", folder.join("tsdb").display()))
+            .arg(format!(
+                "--storage.tsdb.path={}",
+                folder.join("tsdb").display()
+            ))
             .arg(format!("--web.listen-address=127.0.0.1:{PROMETHEUS}"));
         let process = Process::start("prometheus", command, folder)?;
         let mut this = Self { host, process };
@@ -72,7 +75,9 @@ impl<'a> Prometheus<'a> {
             .with_context(|| format!("{expression:?}"))?;
         match &data["result"] {
             // A scalar or string: time and value.
-            Value::Array(pair) if data["resultType"] != "vector" && data["resultType"] != "matrix" => {
+            Value::Array(pair)
+                if data["resultType"] != "vector" && data["resultType"] != "matrix" =>
+            {
                 Ok(vec![Value::Array(pair.clone())])
             }
             Value::Array(series) => Ok(series.clone()),
@@ -88,7 +93,9 @@ impl<'a> Prometheus<'a> {
             let is = |name: &str, value: &str| alert["labels"][name] == value;
             is("alertname", name) && labels.iter().all(|(name, value)| is(name, value))
         });
-        Ok(found.and_then(|alert| alert["state"].as_str()).map(str::to_owned))
+        Ok(found
+            .and_then(|alert| alert["state"].as_str())
+            .map(str::to_owned))
     }
 
     /// Ends it.
@@ -108,7 +115,10 @@ pub(super) fn alertmanager(host: &NetNs, folder: &Path, configuration: &str) -> 
     let mut command = host.command(find("prometheus-alertmanager")?)?;
     command
         .arg(format!("--config.file={}", file.display()))
-        .arg(format!("--storage.path={}", folder.join("alerts").display()))
+        .arg(format!(
+            "--storage.path={}",
+            folder.join("alerts").display()
+        ))
         .arg(format!("--web.listen-address=127.0.0.1:{ALERTMANAGER}"))
         // It talks to no other.
         .arg("--cluster.listen-address=");

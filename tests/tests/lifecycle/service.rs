@@ -98,11 +98,12 @@ fn the_capabilities_of_the_unit_are_enough() -> Result<()> {
         wanted == values("CapabilityBoundingSet") && wanted.len() == 1,
         "{wanted:?}"
     );
-    let mut set = "-all".to_owned();
+    let mut set = vec!["-all".to_owned()];
     for capability in wanted[0].split(' ') {
         let name = capability.strip_prefix("CAP_").context("a capability")?;
-        set.push_str(&format!(",+{}", name.to_ascii_lowercase()));
+        set.push(format!("+{}", name.to_ascii_lowercase()));
     }
+    let set = set.join(",");
     ensure!(values("SupplementaryGroups") == ["root"], "other groups");
     ensure!(values("NoNewPrivileges") == ["yes"], "new privileges");
     // The group is that of /proc/net/ip_tables_names.

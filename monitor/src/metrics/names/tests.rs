@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use monitor_common::drop::Class;
 use monitor_common::{Direction, Family, Flow, Protocol, Verdict};
 use prometheus::proto::MetricType;
 
@@ -9,9 +10,9 @@ use super::{ALL, Lives, Name};
 use crate::attempt::{BlockedBy, Outcome};
 use crate::bpf::Hook;
 use crate::bpf::state::Mode;
-use crate::drop::Class;
+
 use crate::ruleset::Kind;
-use crate::state::{Outcome as Counted, State};
+use crate::state::{AttemptResult, State};
 use crate::traffic::Expect;
 
 const PAGE: &str = include_str!("../../../../docs/metrics.md");
@@ -109,7 +110,7 @@ fn the_page_has_every_value_and_no_other() {
         ("class", texts(Class::ALL, Class::as_str)),
         ("blocked_by", texts(BlockedBy::ALL, BlockedBy::as_str)),
         ("state", texts(State::ALL, State::as_str)),
-        ("result", texts(Counted::ALL, Counted::as_str)),
+        ("result", texts(AttemptResult::ALL, AttemptResult::as_str)),
         ("kind", texts(&Kind::ALL, Kind::as_str)),
         ("hook", texts(&Hook::ALL, Hook::as_str)),
         ("mode", texts(Mode::ALL, Mode::as_str)),
