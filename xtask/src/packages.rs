@@ -307,7 +307,8 @@ fn bring(tools: &[Tool]) -> Result<()> {
     let unpacked = unpacked_dir()?;
     let there = |tool: &Tool| {
         let file = unpacked.join(tool.program);
-        find_program(tool.program).is_some()
+        // PATH may have the folder of unpacked ones.
+        find_program(tool.program).is_some_and(|found| found != file)
             || tool.how != How::Install && file.is_file() && prometheus::is_whole(tool, &file)
     };
     let missing: Vec<_> = tools.iter().filter(|tool| !there(tool)).collect();
