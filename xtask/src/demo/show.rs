@@ -219,7 +219,7 @@ fn greet<W: Write>(
     }
     lines.extend([
         format!("open http://{daemon}/metrics"),
-        "     what Prometheus gets".to_owned(),
+        "     what a Prometheus scrapes".to_owned(),
         format!("type {binary} status --url http://{daemon}"),
         "     what is blocked, by whom, since when, who fails towards whom".to_owned(),
     ]);
