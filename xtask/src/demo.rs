@@ -1,11 +1,11 @@
 //! `cargo xtask demo`: what blocked traffic looks like, on one machine and without a real client.
 //!
 //! ```text
-//! east1 10.78.1.2 ─┐                                   ┌─ 10.78.2.2 west1
+//! east1 10.78.1.2 ─┐                                       ┌─ 10.78.2.2 west1
 //!                  ├─ east ── east0 gateway west0 ── west ─┤
-//! east2 10.78.1.3 ─┘               wan0                └─ 10.78.2.3 west2
-//!                                   │
-//!                            10.78.3.2 server
+//! east2 10.78.1.3 ─┘                 wan0                  └─ 10.78.2.3 west2
+//!                                     │
+//!                             10.78.3.2 server
 //! ```
 //!
 //! A network namespace for each; hosts that really talk on the watched ports, and in the gateway the daemon,
