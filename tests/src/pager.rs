@@ -37,7 +37,7 @@ const CONFIGURATION: &str = "[[traffic]]\nname = \"do_peer\"\nwindow = \"1m\"\nr
     blocked_spread = \"2s\"\n";
 
 /// How long each step may take, on a machine with other things to do.
-const STEP: Duration = Duration::from_secs(60);
+const STEP: Duration = Duration::from_mins(1);
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -168,14 +168,15 @@ fn story(lab: &Lab, folder: &Path, timeline: &mut Timeline) -> Result<()> {
 
 /// Clients that try to reach servers all the time.
 struct Peers {
-    _listeners: Vec<TcpListener>,
+    /// Held open: the kernel accepts for them.
+    listeners: Vec<TcpListener>,
     targets: Vec<SocketAddr>,
 }
 
 impl Peers {
     fn start(lab: &Lab) -> Result<Self> {
         let mut this = Self {
-            _listeners: Vec::new(),
+            listeners: Vec::new(),
             targets: Vec::new(),
         };
         for number in 0..PEERS {
@@ -185,7 +186,7 @@ impl Peers {
                 Family::V6
             };
             let target = SocketAddr::new(address(family, TARGETS, 20 + number), PORT);
-            this._listeners
+            this.listeners
                 .push(lab.server.run(|| Ok(TcpListener::bind(target)?))?);
             this.targets.push(target);
         }
@@ -358,8 +359,11 @@ fn may_be_empty(expression: &Asked) -> bool {
     expression.place.starts_with("alerting ")
 }
 
+/// One row.
+pub type Row = fn() -> Result<()>;
+
 /// Every row, with its name.
 #[must_use]
-pub fn rows() -> Vec<(&'static str, fn() -> Result<()>)> {
+pub fn rows() -> Vec<(&'static str, Row)> {
     vec![("blocked_and_resolved", blocked_and_resolved)]
 }

@@ -42,7 +42,7 @@ fn the_service_manager_is_told() -> Result<()> {
     start
         .env("NOTIFY_SOCKET", &path)
         .env("WATCHDOG_USEC", "4000000");
-    let mut process = Process::start(start, &site, "daemon")?;
+    let process = Process::start(start, &site, "daemon")?;
 
     let first = message(&socket, START)?;
     ensure!(
@@ -127,7 +127,7 @@ fn the_capabilities_of_the_unit_are_enough() -> Result<()> {
         wrapper: &wrapper,
         ..Start::default()
     };
-    let daemon = Daemon::start_as(&site.host, site.temp.path(), &start)?;
+    let mut daemon = Daemon::start_as(&site.host, site.temp.path(), &start)?;
     let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid()))?;
     for line in ["Uid:\t65534\t65534", "NoNewPrivs:\t1"] {
         ensure!(status.contains(line), "no {line:?} in {status}");
@@ -225,7 +225,7 @@ fn the_filter_of_system_calls_lets_all_pass_that_it_makes() -> Result<()> {
         wrapper: &["strace", "-f", "-qq", "-o", &trace],
         ..Start::default()
     };
-    let daemon = Daemon::start_as(&site.host, site.temp.path(), &start)?;
+    let mut daemon = Daemon::start_as(&site.host, site.temp.path(), &start)?;
     for path in ["/metrics", "/api/v1/status"] {
         let (status, _) = daemon.get(path)?;
         ensure!(status == 200, "{path}: {status}");
