@@ -110,7 +110,9 @@ fn alternation(chars: &mut Peekable<Chars<'_>>) -> Result<Vec<String>> {
                     .collect();
             }
             c if c.is_ascii_alphanumeric() || matches!(c, '_' | ';') => {
-                heads.iter_mut().for_each(|head| head.push(c));
+                for head in &mut heads {
+                    head.push(c);
+                }
             }
             c => bail!("{c:?} is not understood"),
         }
