@@ -111,11 +111,13 @@ const TEST_TOOLS: [Tool; 23] = [
         "checks what a scrape returns, and rules",
     ),
     prometheus::TOOL,
-    unpacked(
-        "prometheus-alertmanager",
-        "prometheus-alertmanager",
-        "pages somebody",
-    ),
+    Tool {
+        program: "prometheus-alertmanager",
+        package: "prometheus-alertmanager",
+        why: "pages somebody",
+        // It reads templates beside it.
+        how: How::UnpackWith(&[]),
+    },
     unpacked(
         "amtool",
         "prometheus-alertmanager",

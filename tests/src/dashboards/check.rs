@@ -254,19 +254,20 @@ fn is_known(label: &str, expression: &Expression, recorded: &[String]) -> bool {
 /// Labels in a legend: those that the result has.
 fn legend(query: &Query, expression: &Expression, recorded: &[String]) -> Vec<String> {
     let mut found = Vec::new();
-    for part in query.legend.split("{{").skip(1) {
-        let label = part.split("}}").next().unwrap_or_default();
-        // An aggregation leaves only what it groups by.
-        let by = &expression.grouping;
-        let is_left = by.is_empty() || by.iter().any(|by| by == label);
-        if !is_left || !is_known(label, expression, recorded) {
-            found.push(format!("{}: no label {label} for the legend", query.place));
-        }
-    }
+    // All series are made one.
     let whole = query.expr.strip_prefix("time() - ").unwrap_or(&query.expr);
     let is_one = ["sum(", "min(", "max("]
         .iter()
         .any(|all| whole.starts_with(all));
+    for part in query.legend.split("{{").skip(1) {
+        let label = part.split("}}").next().unwrap_or_default();
+        // An aggregation leaves only what it groups by.
+        let by = &expression.grouping;
+        let is_left = !is_one && (by.is_empty() || by.iter().any(|by| by == label));
+        if !is_left || !is_known(label, expression, recorded) {
+            found.push(format!("{}: no label {label} for the legend", query.place));
+        }
+    }
     // The columns of a table are the labels themselves.
     if !query.legend.contains("{{") && !is_one && query.format != "table" {
         found.push(format!("{}: all series have one legend", query.place));

@@ -4,12 +4,14 @@
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::Path;
+use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
+use crate::daemon::lay_over;
 use crate::http::{encode, request};
 use crate::netns::NetNs;
 use crate::process::{Process, find};
@@ -112,7 +114,9 @@ fn is_ready(host: &NetNs, port: u16) -> bool {
 pub(super) fn alertmanager(host: &NetNs, folder: &Path, configuration: &str) -> Result<Process> {
     let file = folder.join("alertmanager.yml");
     std::fs::write(&file, configuration)?;
-    let mut command = host.command(find("prometheus-alertmanager")?)?;
+    let program = find("prometheus-alertmanager")?;
+    let mut command = host.command(&program)?;
+    see_templates(&mut command, &program)?;
     command
         .arg(format!("--config.file={}", file.display()))
         .arg(format!(
@@ -129,6 +133,17 @@ pub(super) fn alertmanager(host: &NetNs, folder: &Path, configuration: &str) -> 
     });
     ready.with_context(|| process.said())?;
     Ok(process)
+}
+
+/// It reads its templates from where they would be installed. Where set-up unpacked them, they are shown
+/// there, to it alone.
+fn see_templates(command: &mut Command, program: &Path) -> Result<()> {
+    let files = program.with_file_name("prometheus-alertmanager-files/usr/share");
+    if !files.is_dir() {
+        return Ok(());
+    }
+    let files = files.to_str().context("a path that is no UTF-8")?;
+    lay_over(command, &[(files, "/usr/share")])
 }
 
 /// A message that somebody got.
