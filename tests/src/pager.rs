@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::attempts::lab::{Lab, TARGETS};
 use crate::expect::Family;
@@ -103,7 +103,7 @@ pub fn blocked_and_resolved() -> Result<()> {
         result
     });
     eprintln!("pager:\n{}", timeline.show());
-    result.with_context(|| format!("the daemon's log:\n{}", lab.daemon.log()))?;
+    result.with_context(|| format!("the daemon said:\n{}", lab.daemon.errors()))?;
     if keep() {
         std::mem::forget(lab);
         return Ok(());
@@ -334,29 +334,59 @@ impl Answers {
         Ok(())
     }
 
-    /// Every expression gave data at some time, but those that tell of what did not happen.
+    /// Every expression gave data at some time, but those about other trouble.
     fn finish(&self) -> Result<()> {
-        let empty: Vec<_> = self
-            .all
-            .iter()
-            .zip(&self.answered)
-            .filter(|(expression, answered)| !**answered && !may_be_empty(expression))
-            .map(|(expression, _)| format!("{}: {}", expression.place, expression.text))
+        let all = || self.all.iter().zip(&self.answered);
+        let empty: Vec<_> = all()
+            .filter(|(asked, answered)| !**answered && !may_be_empty(asked))
+            .map(|(asked, _)| format!("{}: {}", asked.place, asked.text))
             .collect();
-        let asked = self.all.len();
-        let silent = self.answered.iter().filter(|answered| !**answered).count();
-        eprintln!("pager: {asked} expressions, {silent} of them about what did not happen");
-        if !empty.is_empty() {
-            bail!("no data for\n{}", empty.join("\n"));
+        ensure!(empty.is_empty(), "no data for\n{}", empty.join("\n"));
+        for place in ABOUT_OTHER_TROUBLE {
+            ensure!(
+                all().any(|(asked, answered)| asked.place == place && !answered),
+                "{place} is not there, or gives data: it is in the list of those that do not"
+            );
         }
+        let of = |kind: &str| {
+            all()
+                .filter(|(asked, _)| asked.place.starts_with(kind))
+                .count()
+        };
+        eprintln!(
+            "pager: {} expressions asked three times: {} of dashboards, {} recording rules, {} alerts, {} of \
+             docs/metrics.md; no data from {} that ask for other trouble, and 0 others",
+            self.all.len(),
+            of("host.json") + of("fleet.json"),
+            of("recording "),
+            of("alerting "),
+            of("docs/"),
+            all().filter(|(_, answered)| !**answered).count(),
+        );
         Ok(())
     }
 }
 
-/// Expressions that give nothing in a scenario where a rule of this host blocks and all else is well.
-fn may_be_empty(expression: &Asked) -> bool {
-    // Alerts of what did not happen; that they are evaluated without an error is asked elsewhere.
-    expression.place.starts_with("alerting ")
+/// Expressions that give nothing where a rule of this host blocks and all else is well: they ask for other
+/// trouble.
+const ABOUT_OTHER_TROUBLE: [&str; 12] = [
+    "fleet.json: Hosts that do not answer A",
+    "fleet.json: Hooks that are missing A",
+    "host.json: Late drops by class and reason A",
+    "host.json: marks Starts of the daemon",
+    "docs/metrics.md: peerwatch_late_drops_total",
+    "docs/metrics.md: peerwatch_fragments_total",
+    "docs/metrics.md: peerwatch_evaluation_timestamp_seconds",
+    "docs/metrics.md: peerwatch_hook_attached",
+    "docs/metrics.md: peerwatch_events_lost_total",
+    "docs/metrics.md: peerwatch_map_full_total",
+    "docs/metrics.md: peerwatch_kernel_info",
+    "docs/metrics.md: peerwatch_config_last_reload_successful",
+];
+
+/// Alerts too: that they are evaluated without an error is asked elsewhere.
+fn may_be_empty(asked: &Asked) -> bool {
+    asked.place.starts_with("alerting ") || ABOUT_OTHER_TROUBLE.contains(&asked.place.as_str())
 }
 
 /// One row.

@@ -10,7 +10,8 @@ use monitor_tests::daemon::{Daemon, Start, binary};
 use monitor_tests::http::is_ready;
 use monitor_tests::netns::run;
 use monitor_tests::wait::until;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::site::{HERE, Process, START, Site, command, datagrams, packets};
 
@@ -233,6 +234,10 @@ fn the_filter_of_system_calls_lets_all_pass_that_it_makes() -> Result<()> {
     site.drop_input("udp dport 3544")?;
     site.link("lan1", "eth1", 2)?;
     datagrams(&site.peer, (HERE, 3544), 3)?;
+    // Who traces keeps signals to itself.
+    let tracer = daemon.pid();
+    let children = std::fs::read_to_string(format!("/proc/{tracer}/task/{tracer}/children"))?;
+    kill(Pid::from_raw(children.trim().parse()?), Signal::SIGTERM)?;
     daemon.stop()?;
     let calls = std::fs::read_to_string(&output)?;
     // The first line is the start of the daemon itself, by who traces it.
