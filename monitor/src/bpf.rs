@@ -53,7 +53,9 @@ impl Hook {
             // Its program also takes off what later programs drop, and adds what TIME_WAIT takes.
             Self::Drop => "drops are not counted, and allowed packets not exactly",
             Self::Deliver => "inbound packets that are allowed are not measured",
-            Self::Ingress => "inbound fragments are not counted",
+            Self::Ingress => {
+                "inbound fragments are not counted, and answers to attempts are not seen where they arrive"
+            }
             Self::Egress => "outbound and forwarded packets that are allowed are not measured",
         }
     }

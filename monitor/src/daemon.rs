@@ -20,6 +20,7 @@ use crate::instance::{Instance, InstanceError};
 use crate::link::{LinkError, LinkEvent, LinkWatcher};
 use crate::metrics::{Exporter, Source};
 use crate::preflight::{self, PreflightError};
+use crate::service::ServiceManager;
 
 mod answer;
 mod attempts;
@@ -143,13 +144,7 @@ pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunErro
         .local_addr()
         .map_err(system("the address of the metrics socket is not known"))?;
     let mut watcher = LinkWatcher::new()?;
-    let mut first_events = Vec::new();
-    loop {
-        match watcher.next().await {
-            LinkEvent::Synced => break,
-            event => first_events.push(event),
-        }
-    }
+    let first_events = until_synced(&mut watcher).await;
     let names: Vec<&str> = watcher
         .interfaces()
         .map(|interface| interface.name.as_str())
@@ -186,7 +181,9 @@ pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunErro
     let mut server = tokio::spawn(http::serve(listener, site, stopping(stopped.clone())));
     let diagnostics =
         diagnostics.map(|diagnostics| tokio::spawn(diagnostics.run(stopping(stopped))));
+    let mut manager = ServiceManager::from_environment();
     info!("{}", http::describe(address));
+    manager.ready(&http::describe(address));
 
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -204,7 +201,10 @@ pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunErro
             },
             event = watcher.next() => interfaces.follow(&mut hooks, event),
             () = packet_log.ready() => packet_log.drain(&source),
-            due = answer.due() => answer.work(due, &source, &mut packet_log),
+            due = answer.due() => {
+                answer.work(due, &source, &mut packet_log);
+                manager.works();
+            }
             _ = tick.tick() => {
                 report(&source, &mut packet_log, &mut demand);
                 coverage::retry(&mut hooks, &interfaces, &source);
@@ -222,6 +222,7 @@ pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunErro
         }
     }
 
+    manager.stopping();
     let own_clsact = hooks.detach_all();
     clsact::remove(&own_clsact);
     packet_log.drain(&source);
@@ -240,6 +241,17 @@ pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunErro
         warn!("the diagnostics of the kernel programs ended: {error}");
     }
     failure.map_or(Ok(()), |why| Err(RunError::Server(why)))
+}
+
+/// What there is at first.
+async fn until_synced(watcher: &mut LinkWatcher) -> Vec<LinkEvent> {
+    let mut events = Vec::new();
+    loop {
+        match watcher.next().await {
+            LinkEvent::Synced => return events,
+            event => events.push(event),
+        }
+    }
 }
 
 async fn stopping(mut stopped: watch::Receiver<bool>) {

@@ -26,6 +26,7 @@ mod netlink;
 pub mod netns;
 pub mod preflight;
 pub mod ruleset;
+pub mod service;
 pub mod state;
 pub mod status;
 pub mod teredo;

@@ -26,6 +26,7 @@ pub mod attempts;
 mod families;
 pub mod firewall;
 mod interfaces;
+mod names;
 mod packets;
 pub mod states;
 
@@ -289,6 +290,7 @@ impl Source {
         ));
         families.extend(families::info(
             &self.kernel,
+            &self.traffics(),
             self.reload_successful.load(Ordering::Relaxed),
         ));
         Ok(families)

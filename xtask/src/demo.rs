@@ -1,26 +1,41 @@
 //! `cargo xtask demo`: what blocked traffic looks like, on one machine and without a real client.
 //!
 //! ```text
-//! peer 10.78.1.2 ─── lan0 gateway wan0 ─── 10.78.2.2 server
+//! east1 10.78.1.2 ─┐                                       ┌─ 10.78.2.2 west1
+//!                  ├─ east ── east0 gateway west0 ── west ─┤
+//! east2 10.78.1.3 ─┘                 wan0                  └─ 10.78.2.3 west2
+//!                                     │
+//!                             10.78.3.2 server
 //! ```
 //!
-//! Three network namespaces; hosts that really talk on the watched ports, the daemon in the gateway,
-//! and a firewall rule there that comes and goes. What the table shows is scraped from the daemon.
+//! A network namespace for each; hosts that really talk on the watched ports, and in the gateway the daemon,
+//! a Prometheus with the rules that are shipped, and a rule of the firewall that comes and goes. What the
+//! table shows is scraped from the daemon; both servers can be reached from a browser of this machine.
 //! Everything lives in guards, so that it goes away however this ends.
 
+mod alerts;
 mod daemon;
+mod folder;
+mod forward;
+mod http;
 mod namespace;
 mod peers;
+mod phases;
+mod process;
+mod prometheus;
 mod screen;
+mod show;
 mod signals;
+mod sites;
 mod table;
+mod teredo;
 
 use std::{
     ffi::OsString,
     io::{IsTerminal as _, stdout},
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -32,24 +47,10 @@ use crate::{
     packages,
     setup::{self, Needs},
 };
-use daemon::Daemon;
-use namespace::{Hosts, Tools};
-use peers::Peers;
+use namespace::Tools;
 use screen::Screen;
+use show::{Programs, one_line, show};
 use signals::Signals;
-use table::Table;
-
-/// How long the rule stays away, and how long it stays.
-const PHASE: Duration = Duration::from_secs(6);
-/// Between two scrapes.
-const TICK: Duration = Duration::from_secs(1);
-/// Between two tables where lines can't be redrawn.
-const PLAIN_TABLE: Duration = Duration::from_secs(5);
-/// Loading and attaching the kernel programs.
-const READY: Duration = Duration::from_secs(30);
-
-/// What the rules drop in the gateway, one after the other.
-const RULES: [(&str, &str); 2] = [("tcp", "7680"), ("udp", "3544")];
 
 /// The options of the task.
 #[derive(Args, Debug)]
@@ -60,13 +61,19 @@ pub(crate) struct Options {
     /// Run this daemon instead of building it
     #[arg(long, value_name = "FILE")]
     daemon: Option<PathBuf>,
+    /// Run this Prometheus [default: the one that is installed, or Debian's, unpacked and not installed]
+    #[arg(long, value_name = "FILE")]
+    prometheus: Option<PathBuf>,
+    /// No Prometheus and no alerts
+    #[arg(long, conflicts_with = "prometheus")]
+    without_prometheus: bool,
 }
 
 /// Sets up and builds as the calling user, then runs the demo as root.
 ///
 /// # Errors
 ///
-/// When something is missing, a step fails, or the daemon ends. Then too nothing is left behind.
+/// When something is missing, a step fails, or a program ends. Then too nothing is left behind.
 pub(crate) fn demo(options: &Options) -> Result<()> {
     let tools = Tools::find().with_context(|| {
         let packages = ["iproute2", "nftables"];
@@ -84,18 +91,52 @@ pub(crate) fn demo(options: &Options) -> Result<()> {
         })?;
         build::daemon()?
     };
+    let prometheus = find_prometheus(options);
     match Privilege::find() {
-        Privilege::Root => run(&daemon, options.seconds.map(Duration::from_secs), &tools),
-        Privilege::Sudo => become_root(&daemon, options.seconds),
+        Privilege::Root => {
+            let programs = Programs {
+                daemon: &daemon,
+                prometheus: prometheus.as_deref(),
+                tools: &tools,
+            };
+            run(programs, options.seconds.map(Duration::from_secs))
+        }
+        Privilege::Sudo => become_root(&daemon, prometheus.as_deref(), options.seconds),
         Privilege::None => bail!("network namespaces need root: run this as root, or install sudo"),
     }
 }
 
-/// Starts this program again through sudo; the daemon is built by now.
-fn become_root(daemon: &Path, seconds: Option<u64>) -> Result<()> {
+/// The Prometheus to run. The demo does without one that cannot be had.
+fn find_prometheus(options: &Options) -> Option<PathBuf> {
+    if options.without_prometheus {
+        return None;
+    }
+    if options.prometheus.is_some() {
+        return options.prometheus.clone();
+    }
+    match packages::prometheus::find_or_bring() {
+        Ok(program) => Some(program),
+        Err(error) => {
+            let why = one_line(&format!("{error:#}"));
+            println!("no alerts, without Prometheus: {why}");
+            None
+        }
+    }
+}
+
+/// Starts this program again through sudo; everything is built and brought by now.
+fn become_root(daemon: &Path, prometheus: Option<&Path>, seconds: Option<u64>) -> Result<()> {
     let here = std::env::current_exe().context("where this program is, is not known")?;
-    let mut command = Privilege::Sudo.command(here);
+    // sudo resets the environment, hence `env`: the rules are those of this checkout.
+    let mut checkout = OsString::from("CARGO_MANIFEST_DIR=");
+    checkout.push(build::root()?.join("xtask"));
+    let mut command = Privilege::Sudo.command("env");
+    command.arg(checkout).arg(here);
     command.arg("demo").arg("--daemon").arg(daemon);
+    match prometheus {
+        Some(program) => command.arg("--prometheus").arg(program),
+        None => command.arg("--without-prometheus"),
+    };
     if let Some(seconds) = seconds {
         command.args([OsString::from("--seconds"), seconds.to_string().into()]);
     }
@@ -104,105 +145,15 @@ fn become_root(daemon: &Path, seconds: Option<u64>) -> Result<()> {
     Err(error).with_context(|| format!("cannot start `{}`", cmd::display(&command)))
 }
 
-fn run(binary: &Path, limit: Option<Duration>, tools: &Tools) -> Result<()> {
+fn run(programs: Programs<'_>, limit: Option<Duration>) -> Result<()> {
     // First of all: threads inherit what is blocked here, so that a signal never ends this process
     // before its guards have cleaned up.
     let signals = Signals::block()?;
-    namespace::remove_leftovers(tools)?;
+    namespace::remove_leftovers(programs.tools)?;
+    folder::remove_leftovers()?;
     let mut screen = Screen::new(stdout(), stdout().is_terminal());
-    let result = show(binary, limit, tools, &signals, &mut screen);
+    let result = show(programs, limit, &signals, &mut screen);
     // The guards are gone by now, on success and on failure.
     screen.event("daemon, rule and namespaces are removed")?;
     result
-}
-
-/// The demo itself; it owns everything that must not outlive it.
-fn show<W: std::io::Write>(
-    binary: &Path,
-    limit: Option<Duration>,
-    tools: &Tools,
-    signals: &Signals,
-    screen: &mut Screen<W>,
-) -> Result<()> {
-    // Dropped in reverse: the hosts go last.
-    let hosts = Hosts::create(tools)?;
-    let mut daemon = Daemon::start(&hosts.gateway, binary)?;
-    let deadline = Instant::now() + READY;
-    while !daemon.is_ready()? {
-        if signals.wait(Duration::from_millis(50))?.is_some() {
-            return Ok(());
-        }
-        if Instant::now() > deadline {
-            bail!(
-                "the daemon is not ready after {} s\n{}",
-                READY.as_secs(),
-                daemon.errors()
-            );
-        }
-    }
-    let peers = Peers::start(&hosts)?;
-    screen.event(&format!(
-        "{} runs in {}; 10.78.1.2 talks to 10.78.2.2 through it{}",
-        binary.display(),
-        hosts.gateway.name(),
-        if limit.is_none() {
-            "; Ctrl-C ends it"
-        } else {
-            ""
-        }
-    ))?;
-
-    let start = Instant::now();
-    let mut table = Table::default();
-    let mut rules = 0_u32;
-    let mut next_table = Duration::ZERO;
-    loop {
-        let now = start.elapsed();
-        let over = limit.is_some_and(|limit| now >= limit);
-        let phase = u32::try_from(now.as_millis() / PHASE.as_millis())?;
-        if phase != rules && !over {
-            rules = phase;
-            screen.event(&format!(
-                "{} s: {}",
-                now.as_secs(),
-                turn(phase, &hosts, tools)?
-            ))?;
-        }
-        table.update(&daemon.metrics()?, now)?;
-        if screen.live() || over || now >= next_table {
-            next_table = now + PLAIN_TABLE;
-            let mut lines = table.lines(now, screen.live());
-            lines.push(peers.summary());
-            lines.extend(daemon.last_packet());
-            screen.table(&lines)?;
-        }
-        if over {
-            // The last table stays.
-            screen.keep();
-            return Ok(screen.event(&format!("{} s: that was it", now.as_secs()))?);
-        }
-        if let Some(signal) = signals.wait(TICK)? {
-            screen.keep();
-            return Ok(screen.event(&format!("{} s: {signal}", start.elapsed().as_secs()))?);
-        }
-    }
-}
-
-/// Lets the rule of a phase come (odd phases) or go, and says so.
-fn turn(phase: u32, hosts: &Hosts, tools: &Tools) -> Result<String> {
-    let at = (phase.saturating_sub(1) / 2) as usize % RULES.len();
-    let (protocol, port) = RULES[at];
-    if phase % 2 == 1 {
-        hosts.gateway.nft(
-            tools,
-            &format!(
-                "add table inet demo; add chain inet demo forward {{ type filter hook forward \
-                 priority 0; }}; add rule inet demo forward {protocol} dport {port} drop"
-            ),
-        )?;
-        Ok(format!("nft drops {protocol}/{port} in forward now"))
-    } else {
-        hosts.gateway.nft(tools, "delete table inet demo")?;
-        Ok(format!("the nft rule for {protocol}/{port} is gone again"))
-    }
 }

@@ -7,11 +7,13 @@ mod check;
 mod cmd;
 mod cross;
 mod demo;
+mod deploy;
 mod libtest;
 mod linker;
 mod mirror;
 mod packages;
 mod prereq;
+mod rules;
 mod run;
 mod setup;
 mod state;
@@ -64,6 +66,10 @@ enum Task {
     VmTest(vm::Options),
     /// Nanoseconds a packet of the kernel programs, or their sizes against a budget; as root
     Bench(bench::Options),
+    /// Write the rules for Prometheus in deploy/prometheus/rules anew, out of their source
+    ///
+    /// With a scale, all their times are multiplied by it: rules to try things out with.
+    Rules(deploy::Options),
     /// Make the BTF samples of monitor/tests/btf anew, out of distributions' kernel packages
     ///
     /// Downloads the packages of xtask/btf-samples.toml; needs dpkg-deb, tar, xz, zstd and lz4.
@@ -84,6 +90,7 @@ fn main() -> ExitCode {
         Task::Test(options) => test::test(&options),
         Task::VmTest(options) => vm::vm_test(&options),
         Task::Bench(options) => bench::bench(&options),
+        Task::Rules(options) => deploy::rules(&options).map(|()| true),
         Task::BtfSamples(options) => btf::samples(&options).map(|()| true),
     };
     match result {

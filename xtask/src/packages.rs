@@ -9,6 +9,7 @@ use crate::{
     state::cache_dir,
 };
 
+pub(crate) mod prometheus;
 mod unpack;
 
 use unpack::{unpack, unpack_with_more};
@@ -31,7 +32,8 @@ enum How {
     /// and add a user, and suppressing that by policy-rc.d is a change for the whole system.
     Unpack,
     /// As [`How::Unpack`], with all that it depends on and is not installed. QEMU's packages break
-    /// those of another of its versions (as `qemu-utils` of a backport), which may be installed.
+    /// those of another of its versions (as `qemu-utils` of a backport), which may be installed; the
+    /// pages of Prometheus are scripts of many packages.
     UnpackAll,
     /// As [`How::Unpack`], with these packages that it needs.
     UnpackWith(&'static [&'static str]),
@@ -69,7 +71,7 @@ const fn unpacked_with_all(
 }
 
 /// What the tests start. The daemon itself needs none of these.
-const TEST_TOOLS: [Tool; 18] = [
+const TEST_TOOLS: [Tool; 23] = [
     tool("ip", "iproute2", "makes network namespaces and their links"),
     tool(
         "tc",
@@ -94,10 +96,33 @@ const TEST_TOOLS: [Tool; 18] = [
     tool("conntrack", "conntrack", "reads the connection table"),
     tool("tcpdump", "tcpdump", "runs beside, and must change nothing"),
     tool("bpftool", "bpftool", "shows that nothing stays attached"),
+    tool("setpriv", "util-linux", "takes root's privileges away"),
+    tool("strace", "strace", "shows the system calls of the daemon"),
+    tool(
+        "systemd-analyze",
+        "systemd",
+        "reads the unit; nothing of systemd is started",
+    ),
     tool("ethtool", "ethtool", "turns offloads on and off"),
     tool("wg", "wireguard-tools", "sets tunnels up on other kernels"),
-    unpacked("promtool", "prometheus", "checks what a scrape returns"),
-    unpacked("prometheus", "prometheus", "scrapes as users' servers do"),
+    unpacked(
+        "promtool",
+        "prometheus",
+        "checks what a scrape returns, and rules",
+    ),
+    prometheus::TOOL,
+    Tool {
+        program: "prometheus-alertmanager",
+        package: "prometheus-alertmanager",
+        why: "pages somebody",
+        // It reads templates beside it.
+        how: How::UnpackWith(&[]),
+    },
+    unpacked(
+        "amtool",
+        "prometheus-alertmanager",
+        "checks the routes for alerts",
+    ),
     Tool {
         program: "miredo",
         package: "miredo",
@@ -283,8 +308,10 @@ pub(crate) fn cross_tools() -> Result<()> {
 fn bring(tools: &[Tool]) -> Result<()> {
     let unpacked = unpacked_dir()?;
     let there = |tool: &Tool| {
-        find_program(tool.program).is_some()
-            || tool.how != How::Install && unpacked.join(tool.program).is_file()
+        let file = unpacked.join(tool.program);
+        // PATH may have the folder of unpacked ones.
+        find_program(tool.program).is_some_and(|found| found != file)
+            || tool.how != How::Install && file.is_file() && prometheus::is_whole(tool, &file)
     };
     let missing: Vec<_> = tools.iter().filter(|tool| !there(tool)).collect();
     if missing.is_empty() {
@@ -316,7 +343,7 @@ fn bring(tools: &[Tool]) -> Result<()> {
     for package in packages(How::Unpack) {
         let programs: Vec<_> = missing
             .iter()
-            .filter(|tool| tool.package == package)
+            .filter(|tool| tool.package == package && tool.how == How::Unpack)
             .map(|t| t.program)
             .collect();
         unpack(package, &programs, &unpacked)?;

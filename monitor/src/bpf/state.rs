@@ -21,6 +21,15 @@ pub enum Mode {
 }
 
 impl Mode {
+    /// All of them.
+    pub const ALL: &'static [Self] = &[
+        Self::TpBtf,
+        Self::RawTp,
+        Self::CgroupLink,
+        Self::Tcx,
+        Self::Clsact,
+    ];
+
     /// The name in metrics and logs.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -2,7 +2,8 @@
 
 use monitor_common::{Direction, Family as AddressFamily, Protocol};
 
-use super::families::{ATTEMPTS, ATTEMPTS_LOST, Family, HANDSHAKE};
+use super::families::Family;
+use super::names::{ATTEMPTS, ATTEMPTS_LOST, HANDSHAKE};
 use crate::attempt::Outcome;
 use crate::attempt::totals::{Series, Totals, possible};
 use crate::bpf::attempts::Counted;

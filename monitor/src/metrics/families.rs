@@ -9,61 +9,14 @@ use prometheus::proto::{
 
 use super::KernelInfo;
 use super::attempts::Attempts;
+use super::names::{
+    ALL, BUILD_INFO, EVENTS_LOST, HOOK_ATTACHED, HOOK_INFO, KERNEL_INFO, LOG_SUPPRESSED,
+    MAP_CAPACITY, MAP_ENTRIES, MAP_FULL, Name, RELOAD, TRAFFIC_INFO,
+};
 use crate::bpf::attach::HookStates;
 use crate::bpf::counters::{Fill, Snapshot};
+use crate::traffic::Traffics;
 use monitor_common::event::loss;
-
-/// Name and help of every metric of the collector, in one place.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Name {
-    pub(super) full: &'static str,
-    pub(super) help: &'static str,
-    pub(super) kind: MetricType,
-}
-
-macro_rules! names {
-    ($($constant:ident: $kind:ident $name:literal $help:literal;)+) => {
-        $(pub(super) const $constant: Name = Name {
-            full: concat!("peerwatch_", $name), help: $help, kind: MetricType::$kind,
-        };)+
-        const ALL: &[Name] = &[$($constant,)+];
-    };
-}
-
-names! {
-    PACKETS: COUNTER "packets_total" "Packets of the watched traffics, by verdict. A coalesced packet counts as the packets on the wire that it stands for.";
-    BYTES: COUNTER "bytes_total" "Bytes of the IP packets in peerwatch_packets_total; headers of a coalesced packet count once.";
-    DROPS: COUNTER "drops_total" "Packets that the kernel dropped before their verdict point, by its reason.";
-    LATE_DROPS: COUNTER "late_drops_total" "Packets that were allowed and lost after that, as in a full receive buffer or queue.";
-    INTERFACE_PACKETS: COUNTER "interface_packets_total" "Packets of the watched traffics by interface: where an allowed one left or, inbound, came in; of a dropped one the device it was on.";
-    FRAGMENTS: COUNTER "fragments_total" "TCP and UDP fragments other than the first: they carry no ports, so they belong to no traffic.";
-    HOOK_ATTACHED: GAUGE "hook_attached" "Whether a hook that is wanted is attached.";
-    HOOK_INFO: GAUGE "hook_info" "How an attached hook is attached.";
-    MAP_ENTRIES: GAUGE "map_entries" "Entries of a map of the kernel programs.";
-    MAP_CAPACITY: GAUGE "map_capacity" "The most entries that a map of the kernel programs holds.";
-    MAP_FULL: COUNTER "map_full_total" "How often a map of the kernel programs had no room for a new entry.";
-    EVENTS_LOST: COUNTER "events_lost_total" "Events that were thrown away: packets, because the ring buffer to the daemon was full; packet_log, because the reader of the log was too slow; drops, because an interrupt came while the drop program ran, so that freed packets of any kind were not looked at.";
-    LOG_SUPPRESSED: COUNTER "log_suppressed_total" "Events that the rate limit kept out of the log.";
-    ATTEMPTS: COUNTER "attempts_total" "Attempts to open a connection that ended, by how, and by who ended them. Repeated packets of one attempt add nothing.";
-    HANDSHAKE: HISTOGRAM "handshake_seconds" "Time from the first packet of an established attempt to the answer that passed.";
-    ATTEMPTS_LOST: COUNTER "attempts_lost_total" "Attempts that were not followed to their end: table, because newer ones took their place in a full table; collision, because another one had the same initial sequence number; refused, because no record could be made.";
-    STATE: GAUGE "state" "1 for the state that a traffic is in, in one direction; 0 for the others.";
-    BLOCKED_BY: GAUGE "blocked_by" "1 for who ended most of the failed attempts of the window; 0 for the others.";
-    WINDOW_ATTEMPTS: GAUGE "window_attempts" "Attempts of the sliding window, by result.";
-    WINDOW_PAIRS: GAUGE "window_peer_pairs" "Pairs of client and target with attempts in the sliding window, by result.";
-    STATE_SINCE: GAUGE "state_since_timestamp_seconds" "Since when the state is what it is; 0 where it was never another.";
-    BLOCKED_SINCE: GAUGE "blocked_since_timestamp_seconds" "The first failed attempt after the last success, while the state is blocked; 0 otherwise.";
-    LAST_SUCCESS: GAUGE "last_success_timestamp_seconds" "When an attempt last succeeded; 0 for never.";
-    LAST_ATTEMPT: GAUGE "last_attempt_timestamp_seconds" "When an attempt last ended; 0 for never.";
-    EVALUATION: GAUGE "evaluation_timestamp_seconds" "When states were last computed.";
-    CONNTRACK_ENTRIES: GAUGE "conntrack_entries" "Entries of the connection table of this network namespace.";
-    CONNTRACK_LIMIT: GAUGE "conntrack_limit" "The most entries that the connection table takes.";
-    RULESET_CHANGES: COUNTER "ruleset_changes_total" "Changes of firewall rules that were noticed: transactions that touched rules and chains, and those that touched sets.";
-    RULESET_CHANGE: GAUGE "ruleset_last_change_timestamp_seconds" "When a change of firewall rules was last noticed; 0 for never.";
-    BUILD_INFO: GAUGE "build_info" "Version and source revision of peerwatch.";
-    KERNEL_INFO: GAUGE "kernel_info" "The running kernel, and whether it offers BTF and drop reasons.";
-    RELOAD: GAUGE "config_last_reload_successful" "Whether the configuration was good when it was last loaded.";
-}
 
 /// The descriptors that a registry wants, to refuse two metrics of one name.
 pub(super) fn descs() -> prometheus::Result<Vec<Desc>> {
@@ -100,7 +53,7 @@ impl Family {
         reason = "the format has floats; they are exact up to 2^53"
     )]
     pub(super) fn add(&mut self, labels: &[(&str, &str)], value: u64) {
-        let mut metric = labelled(labels);
+        let mut metric = self.labelled(labels);
         if self.name.kind == MetricType::COUNTER {
             let mut counter = Counter::default();
             counter.set_value(value as f64);
@@ -115,7 +68,7 @@ impl Family {
 
     /// Adds one series of a gauge with a fraction.
     pub(super) fn add_fraction(&mut self, labels: &[(&str, &str)], value: f64) {
-        let mut metric = labelled(labels);
+        let mut metric = self.labelled(labels);
         let mut gauge = Gauge::default();
         gauge.set_value(value);
         metric.set_gauge(gauge);
@@ -131,7 +84,7 @@ impl Family {
         sum: f64,
         count: u64,
     ) {
-        let mut metric = labelled(labels);
+        let mut metric = self.labelled(labels);
         let mut histogram = Histogram::default();
         let buckets = buckets.map(|(bound, count)| {
             let mut bucket = Bucket::default();
@@ -146,6 +99,21 @@ impl Family {
         self.metrics.push(metric);
     }
 
+    fn labelled(&self, labels: &[(&str, &str)]) -> Metric {
+        debug_assert!(
+            labels.iter().map(|(name, _)| name).eq(self.name.labels),
+            "{} with {labels:?}",
+            self.name.full
+        );
+        let pairs = labels.iter().map(|(name, value)| {
+            let mut pair = LabelPair::default();
+            pair.set_name((*name).to_owned());
+            pair.set_value((*value).to_owned());
+            pair
+        });
+        Metric::from_label(pairs.collect())
+    }
+
     pub(super) fn into_proto(self) -> MetricFamily {
         let mut family = MetricFamily::default();
         family.set_name(self.name.full.to_owned());
@@ -154,20 +122,6 @@ impl Family {
         family.set_metric(self.metrics);
         family
     }
-}
-
-fn labelled(labels: &[(&str, &str)]) -> Metric {
-    Metric::from_label(
-        labels
-            .iter()
-            .map(|(name, value)| {
-                let mut pair = LabelPair::default();
-                pair.set_name((*name).to_owned());
-                pair.set_value((*value).to_owned());
-                pair
-            })
-            .collect(),
-    )
 }
 
 pub(super) fn hooks(states: &HookStates) -> [Family; 2] {
@@ -226,7 +180,11 @@ fn yes_no(value: bool) -> &'static str {
     if value { "yes" } else { "no" }
 }
 
-pub(super) fn info(kernel: &KernelInfo, reload_successful: bool) -> [Family; 3] {
+pub(super) fn info(
+    kernel: &KernelInfo,
+    traffics: &Traffics,
+    reload_successful: bool,
+) -> [Family; 4] {
     let mut build = Family::new(BUILD_INFO);
     build.add(
         &[
@@ -250,7 +208,12 @@ pub(super) fn info(kernel: &KernelInfo, reload_successful: bool) -> [Family; 3] 
         ],
         1,
     );
+    let mut watched = Family::new(TRAFFIC_INFO);
+    for traffic in traffics {
+        let expect = traffic.watch.expect.as_str();
+        watched.add(&[("traffic", &traffic.name), ("expect", expect)], 1);
+    }
     let mut reload = Family::new(RELOAD);
     reload.add(&[], u64::from(reload_successful));
-    [build, info, reload]
+    [build, info, watched, reload]
 }

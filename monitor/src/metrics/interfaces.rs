@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use monitor_common::interface::{InterfaceCount, NO_INTERFACE, OTHER_INTERFACES};
 use monitor_common::{Direction, Verdict};
 
-use super::families::{Family, INTERFACE_PACKETS};
+use super::families::Family;
+use super::names::INTERFACE_PACKETS;
 use super::packets::Measured;
 use crate::bpf::counters::{Counters, ReadError, Snapshot};
 

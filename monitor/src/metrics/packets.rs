@@ -6,7 +6,8 @@ use monitor_common::counter::{Count, Series, Slot};
 use monitor_common::drop::{Class, DropKey, Group};
 use monitor_common::{Direction, Family as AddressFamily, Flow, Verdict};
 
-use super::families::{BYTES, DROPS, FRAGMENTS, Family, LATE_DROPS, PACKETS};
+use super::families::Family;
+use super::names::{BYTES, DROPS, FRAGMENTS, LATE_DROPS, PACKETS};
 use crate::bpf::counters::Snapshot;
 use crate::drop::ReasonTable;
 use crate::traffic::{Traffic, Traffics};

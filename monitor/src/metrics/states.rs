@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use monitor_common::Direction;
 
-use super::families::{
-    BLOCKED_BY, BLOCKED_SINCE, EVALUATION, Family, LAST_ATTEMPT, LAST_SUCCESS, STATE, STATE_SINCE,
+use super::families::Family;
+use super::names::{
+    BLOCKED_BY, BLOCKED_SINCE, EVALUATION, LAST_ATTEMPT, LAST_SUCCESS, STATE, STATE_SINCE,
     WINDOW_ATTEMPTS, WINDOW_PAIRS,
 };
 use crate::attempt::BlockedBy;

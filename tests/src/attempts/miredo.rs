@@ -1,14 +1,10 @@
 //! A Teredo client and a server that are not ours: miredo, through the gateway. What it sends and when is its
 //! own affair; one qualification of the client is one attempt.
 
-use std::fs::File;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
 use super::lab::{FAR, Lab, WAN};
 use super::teredo::{END, FORWARD, REST, Trial};
@@ -16,6 +12,7 @@ use crate::daemon::lay_over;
 use crate::expect::{Expected, Family};
 use crate::lab::{Net, PEER, SERVER, address};
 use crate::netns::{NetNs, TempDir, keep, unique_prefix};
+use crate::process::{Process, find};
 use crate::scrape::rise;
 use crate::wait::{DEADLINE, until};
 
@@ -66,7 +63,7 @@ fn qualifies(rules: fn(&Lab) -> Result<()>, ended: (&str, &str)) -> Result<()> {
     rules(&lab)?;
     let before = lab.counts()?;
     let temp = TempDir::create(&unique_prefix())?;
-    let server = Program::start(
+    let server = start(
         &lab.server,
         &temp,
         "miredo-server",
@@ -82,7 +79,7 @@ fn qualifies(rules: fn(&Lab) -> Result<()>, ended: (&str, &str)) -> Result<()> {
         Ok((sockets.lines().count() >= SERVERS.len()).then_some(()))
     })
     .with_context(|| server.said())?;
-    let client = Program::start(
+    let client = start(
         &lab.client,
         &temp,
         "miredo",
@@ -136,79 +133,20 @@ fn routes(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// One of miredo's programs; ended on drop.
-#[derive(Debug)]
-struct Program {
-    name: &'static str,
-    child: Child,
-    log: PathBuf,
-}
-
-impl Program {
-    /// Starts it on a host, with this configuration.
-    fn start(host: &NetNs, temp: &TempDir, name: &'static str, text: &str) -> Result<Self> {
-        let file = |what: &str| temp.path().join(format!("{name}.{what}"));
-        std::fs::write(file("conf"), text)?;
-        let program = find(name)?;
-        let mut command = host.command(&program)?;
-        command
-            // In the foreground; it refuses to stay root.
-            .args(["-f", "-u", "nobody", "-c"])
-            .arg(file("conf"))
-            .arg("-p")
-            .arg(file("pid"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(File::create(file("log"))?);
-        see_helper(&mut command, &program)?;
-        let child = command
-            .spawn()
-            .with_context(|| program.display().to_string())?;
-        Ok(Self {
-            name,
-            child,
-            log: file("log"),
-        })
-    }
-
-    /// What it wrote so far.
-    fn said(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap_or_else(|error| error.to_string())
-    }
-
-    /// Ends it, as a service manager would: it ends its helpers.
-    fn stop(mut self) -> Result<()> {
-        self.end().with_context(|| self.said())
-    }
-
-    fn end(&mut self) -> Result<()> {
-        if self.child.try_wait()?.is_some() {
-            return Ok(());
-        }
-        kill(
-            Pid::from_raw(i32::try_from(self.child.id())?),
-            Signal::SIGTERM,
-        )?;
-        let what = format!("{} ends", self.name);
-        until(&what, DEADLINE, || Ok(self.child.try_wait()?)).map(drop)
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        if let Err(error) = self.end() {
-            eprintln!("cannot end {}: {error:#}", self.name);
-        }
-    }
-}
-
-/// A program on the path.
-fn find(name: &str) -> Result<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut found = std::env::split_paths(&path).map(|folder| folder.join(name));
-    found
-        .find(|path| path.is_file())
-        .with_context(|| format!("no {name} on the path; `cargo xtask test` brings it"))
+/// Starts one of miredo's programs on a host, with this configuration.
+fn start(host: &NetNs, temp: &TempDir, name: &str, text: &str) -> Result<Process> {
+    let file = |what: &str| temp.path().join(format!("{name}.{what}"));
+    std::fs::write(file("conf"), text)?;
+    let program = find(name)?;
+    let mut command = host.command(&program)?;
+    command
+        // In the foreground; it refuses to stay root.
+        .args(["-f", "-u", "nobody", "-c"])
+        .arg(file("conf"))
+        .arg("-p")
+        .arg(file("pid"));
+    see_helper(&mut command, &program)?;
+    Process::start(name, command, temp.path())
 }
 
 /// The client starts a helper by its absolute path. Where set-up unpacked it, and did not install it, it is

@@ -6,7 +6,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use anyhow::{Result, ensure};
 
 use super::connections::open;
-use super::probe::{Counter, coalesced, coalesced_by_receiver, frames_sent, segments};
+use super::probe::{Counter, coalesced, coalesced_by_receiver, frames_sent, segments, without_arp};
 use super::{BOTH, HTTPS, Trial, V4, allowed, https, nothing_dropped};
 use crate::expect::{Family, Kind};
 use crate::lab::{GATEWAY, Lab, Net, SERVER};
@@ -158,6 +158,7 @@ fn inbound_gro(lab: &Lab, family: Family) -> Result<()> {
     let mut undo = Undo::new();
     open(lab, &mut undo, &lab.peer, "eth0")?;
     segment_in_software(&lab.peer, "eth0", &mut undo)?;
+    without_arp(lab, &mut undo)?;
     lab.gw.sh("ethtool -K lan0 gro on")?;
     undo.push(|| lab.gw.sh("ethtool -K lan0 gro off").map(drop));
     let pieces = Counter::add(&lab.gw, "inet", "pieces", INPUT, "tcp dport 443")?;

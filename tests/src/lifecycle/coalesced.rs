@@ -10,7 +10,7 @@ use socket2::SockRef;
 
 use super::bulk::segment_in_software;
 use super::connections::open;
-use super::probe::{Counter, coalesced_by_receiver, frames_sent};
+use super::probe::{Counter, coalesced_by_receiver, frames_sent, without_arp};
 use super::{BOTH, HTTPS, Trial, https};
 use crate::expect::{Expected, Family};
 use crate::lab::{GATEWAY, Lab, Net, PEER, address};
@@ -62,6 +62,7 @@ fn coalesced(lab: &Lab, family: Family) -> Result<()> {
     let mut undo = Undo::new();
     open(lab, &mut undo, &lab.peer, "eth0")?;
     segment_in_software(&lab.peer, "eth0", &mut undo)?;
+    without_arp(lab, &mut undo)?;
     lab.gw.sh("ethtool -K lan0 gro on")?;
     undo.push(|| lab.gw.sh("ethtool -K lan0 gro off").map(drop));
 

@@ -4,8 +4,11 @@ use std::os::fd::AsRawFd;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::expect::Family;
 use crate::kernel;
+use crate::lab::{GATEWAY, Lab, Net, PEER, address};
 use crate::netns::NetNs;
+use crate::undo::Undo;
 
 /// An nft counter in a chain of its own; removed on drop.
 #[derive(Debug)]
@@ -64,7 +67,7 @@ impl Drop for Counter<'_> {
     }
 }
 
-/// Frames that an interface has sent, without those of `ICMPv6`: after segmentation, so packets on the
+/// Frames that an interface has sent, without those of `ICMPv6` (but see [`without_arp`]): after segmentation, so packets on the
 /// wire when the device itself does not segment.
 pub(super) fn frames_sent(netns: &NetNs, interface: &str) -> Result<u64> {
     let devices = netns.run(|| Ok(std::fs::read_to_string("/proc/thread-self/net/dev")?))?;
@@ -86,6 +89,27 @@ pub(super) fn frames_sent(netns: &NetNs, interface: &str) -> Result<u64> {
         .trim()
         .parse()?;
     Ok(sent - icmp)
+}
+
+/// Neither gateway nor peer asks the other for its link address by ARP from now on: the frames would count
+/// as packets in [`frames_sent`], which cannot tell them apart.
+pub(super) fn without_arp<'lab>(lab: &'lab Lab, undo: &mut Undo<'lab>) -> Result<()> {
+    let ends = [
+        (&lab.gw, "lan0", PEER, lab.peer.mac("eth0")?),
+        (&lab.peer, "eth0", GATEWAY, lab.gw.mac("lan0")?),
+    ];
+    for (host, interface, other, mac) in ends {
+        let other = address(Family::V4, Net::Lan, other);
+        let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+        host.sh(&format!(
+            "ip neigh replace {other} lladdr {mac} dev {interface} nud permanent"
+        ))?;
+        undo.push(move || {
+            let line = format!("ip neigh del {other} dev {interface}");
+            host.sh(&line).map(drop)
+        });
+    }
+    Ok(())
 }
 
 /// Segments that a TCP socket has sent and received, by the kernel's own account

@@ -13,5 +13,6 @@ mod metrics;
 mod packet_log;
 mod rate_limit;
 mod reload;
+mod service;
 mod signals;
 mod site;

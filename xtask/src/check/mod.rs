@@ -2,6 +2,7 @@
 
 mod deps;
 mod licence;
+mod rules;
 mod tree;
 
 mod aarch64;
@@ -29,9 +30,10 @@ enum Checked {
 }
 
 /// All of them, the quickest first.
-const CHECKS: [Check; 7] = [
+const CHECKS: [Check; 8] = [
     ("tree", |_| tree::check().map(|()| Checked::Yes)),
     ("deps", |_| deps::check().map(|()| Checked::Yes)),
+    ("rules", |_| rules::check()),
     ("fmt", |_| fmt().map(|()| Checked::Yes)),
     ("clippy", |_| clippy().map(|()| Checked::Yes)),
     ("clippy-bpf", |toolchain| {

@@ -49,7 +49,12 @@ impl Tools {
         }
     }
 
-    fn ip(&self, words: &str) -> Result<String> {
+    /// Runs `ip` with these words.
+    ///
+    /// # Errors
+    ///
+    /// When it refuses.
+    pub(super) fn ip(&self, words: &str) -> Result<String> {
         cmd::output(Command::new(&self.ip).args(words.split_whitespace()))
     }
 }
@@ -62,7 +67,12 @@ pub(super) struct Namespace {
 }
 
 impl Namespace {
-    fn create(role: &str, tools: &Tools) -> Result<Self> {
+    /// Makes it; `role` ends its name.
+    ///
+    /// # Errors
+    ///
+    /// When `ip` refuses: this needs root.
+    pub(super) fn create(role: &str, tools: &Tools) -> Result<Self> {
         let name = format!("{PREFIX}{}-{role}", std::process::id());
         tools.ip(&format!("netns add {name}"))?;
         let this = Self {
@@ -171,57 +181,16 @@ impl Drop for Namespace {
     }
 }
 
-/// The three hosts, wired.
-#[derive(Debug)]
-pub(super) struct Hosts {
-    /// 10.78.1.2
-    pub(super) peer: Namespace,
-    /// 10.78.1.1 and 10.78.2.1; it routes.
-    pub(super) gateway: Namespace,
-    /// 10.78.2.2
-    pub(super) server: Namespace,
-}
-
-impl Hosts {
-    /// Makes namespaces, links, addresses and routes.
-    ///
-    /// # Errors
-    ///
-    /// When a command fails; what was made by then is removed.
-    pub(super) fn create(tools: &Tools) -> Result<Self> {
-        let hosts = Self {
-            peer: Namespace::create("peer", tools)?,
-            gateway: Namespace::create("gateway", tools)?,
-            server: Namespace::create("server", tools)?,
-        };
-        let gateway = hosts.gateway.name();
-        for (link, net, host) in [("lan0", 1, &hosts.peer), ("wan0", 2, &hosts.server)] {
-            let host = host.name();
-            for command in [
-                format!("-n {gateway} link add {link} type veth peer name eth0 netns {host}"),
-                format!("-n {gateway} address add 10.78.{net}.1/24 dev {link}"),
-                format!("-n {gateway} link set {link} up"),
-                format!("-n {host} address add 10.78.{net}.2/24 dev eth0"),
-                format!("-n {host} link set eth0 up"),
-                format!("-n {host} route add default via 10.78.{net}.1"),
-            ] {
-                tools.ip(&command)?;
-            }
-        }
-        // The file shows the namespace of the thread that opens it.
-        let forward = "/proc/sys/net/ipv4/ip_forward";
-        hosts
-            .gateway
-            .run(|| fs::write(forward, "1").context(forward))?;
-        Ok(hosts)
-    }
-}
-
 /// Whether a name is that of a demo whose process is gone.
 fn is_leftover(name: &str) -> bool {
     name.strip_prefix(PREFIX)
         .and_then(|rest| rest.split_once('-')?.0.parse::<u32>().ok())
-        .is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists())
+        .is_some_and(|pid| !runs(pid))
+}
+
+/// Whether there is a process with this number.
+pub(super) fn runs(pid: u32) -> bool {
+    Path::new("/proc").join(pid.to_string()).exists()
 }
 
 /// Removes what killed demos left: the processes in their namespaces, and these.

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, PipeReader, PipeWriter, Read as _, Write as _},
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::{AsFd as _, BorrowedFd},
     sync::{
         Arc,
@@ -18,23 +18,30 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
 
-use super::namespace::{Hosts, Namespace};
+use super::{
+    namespace::Namespace,
+    sites::{Hosts, server},
+    teredo,
+};
 
 /// What one side of a conversation says: a request or a chunk.
 const MESSAGE: [u8; 600] = [0x5a; 600];
-/// How long anybody waits for the other side.
+/// How long anybody waits for the other side of a connection.
 const PATIENCE: Duration = Duration::from_millis(1200);
-
-const GATEWAY: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 78, 1, 1));
-const SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 78, 2, 2));
+/// How long a client waits for the first answer. Real ones are less hasty, and more.
+const FIRST: Duration = Duration::from_millis(200);
+/// How long a client that was answered waits before it asks the next.
+const PAUSE: Duration = Duration::from_secs(1);
+/// The same where it was not: sooner, so that what is blocked is soon half of all attempts.
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(200);
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Protocol {
     Tcp,
-    Udp,
+    Teredo,
 }
 
-/// What a talker got to hear.
+/// What talkers got to hear.
 #[derive(Debug, Default)]
 struct Answers {
     came: AtomicU64,
@@ -47,7 +54,7 @@ pub(super) struct Peers {
     /// Closing it is the word to stop.
     stop: Option<PipeWriter>,
     threads: Vec<JoinHandle<()>>,
-    peer: Arc<Answers>,
+    heard: Arc<Answers>,
 }
 
 impl Peers {
@@ -57,50 +64,55 @@ impl Peers {
     ///
     /// When a server gets no socket.
     pub(super) fn start(hosts: &Hosts) -> Result<Self> {
-        use Protocol::{Tcp, Udp};
+        use Protocol::{Tcp, Teredo};
         let (stopped, stop) = io::pipe()?;
         let mut this = Self {
             stop: Some(stop),
             threads: Vec::new(),
-            peer: Arc::default(),
+            heard: Arc::default(),
         };
         let stopped = Arc::new(stopped);
-        for (host, protocol, port) in [
-            (&hosts.server, Tcp, 7680),
+        let own = hosts.peers.iter().map(|peer| (&peer.host, Tcp, 7680));
+        for (host, protocol, port) in own.chain([
             (&hosts.server, Tcp, 443),
-            (&hosts.server, Udp, 3544),
+            (&hosts.server, Teredo, 3544),
             (&hosts.gateway, Tcp, 443),
-        ] {
+        ]) {
             this.serve(host, protocol, port, &stopped)
                 .with_context(|| format!("port {port} in {}", host.name()))?;
         }
-        let peer = Arc::clone(&this.peer);
-        for (host, protocol, to, pause, answers) in [
-            (&hosts.peer, Tcp, (SERVER, 7680), 200, peer),
-            (&hosts.peer, Udp, (SERVER, 3544), 300, Arc::default()),
-            (&hosts.peer, Tcp, (SERVER, 443), 500, Arc::default()),
-            // What the gateway itself receives and sends.
-            (&hosts.peer, Tcp, (GATEWAY, 443), 1000, Arc::default()),
-            (&hosts.gateway, Tcp, (SERVER, 7680), 1000, Arc::default()),
-        ] {
-            this.talk(
-                host,
-                protocol,
-                to.into(),
-                Duration::from_millis(pause),
-                answers,
-                &stopped,
-            )?;
+        let counted = Arc::clone(&this.heard);
+        for peer in &hosts.peers {
+            // Peers of one site need no gateway.
+            let others = hosts.peers.iter().filter(|other| other.site != peer.site);
+            let others = others.map(|other| (other.address, 7680).into()).collect();
+            let server = |port| vec![SocketAddr::from((server(), port))];
+            for (protocol, to, answers) in [
+                (Tcp, others, Arc::clone(&counted)),
+                (Teredo, server(3544), Arc::default()),
+                (Tcp, server(443), Arc::default()),
+            ] {
+                this.talk(&peer.host, protocol, to, answers, &stopped)?;
+            }
+        }
+        // What the gateway itself receives and sends.
+        if let Some(peer) = hosts.peers.first() {
+            let gateway = (Hosts::gateway_at(peer.site), 443).into();
+            let to_gateway = (&peer.host, vec![gateway]);
+            let to_peer = (&hosts.gateway, vec![(peer.address, 7680).into()]);
+            for (host, to) in [to_gateway, to_peer] {
+                this.talk(host, Tcp, to, Arc::default(), &stopped)?;
+            }
         }
         Ok(this)
     }
 
-    /// One line: what the peer itself got to hear on the port that is blocked first.
+    /// One line: what the peers themselves got to hear on the port that is blocked first.
     pub(super) fn summary(&self) -> String {
         format!(
-            "the peer's own account of tcp/7680: {} connections answered, {} not",
-            self.peer.came.load(Ordering::Relaxed),
-            self.peer.missing.load(Ordering::Relaxed)
+            "the peers' own account of tcp/7680: {} connections answered, {} not",
+            self.heard.came.load(Ordering::Relaxed),
+            self.heard.missing.load(Ordering::Relaxed)
         )
     }
 
@@ -126,14 +138,16 @@ impl Peers {
                     }
                 })
             }
-            Protocol::Udp => {
+            Protocol::Teredo => {
                 let socket = host.run(|| Ok(UdpSocket::bind(address)?))?;
                 socket.set_nonblocking(true)?;
                 std::thread::spawn(move || {
                     let mut buffer = [0; 2048];
                     while wait(&stopped, Some(socket.as_fd()), None) {
-                        if let Ok((length, from)) = socket.recv_from(&mut buffer) {
-                            socket.send_to(&buffer[..length], from).unwrap_or_default();
+                        if let Ok((length, from)) = socket.recv_from(&mut buffer)
+                            && let Some(answer) = teredo::answer(&buffer[..length])
+                        {
+                            socket.send_to(&answer, from).unwrap_or_default();
                         }
                     }
                 })
@@ -143,12 +157,12 @@ impl Peers {
         Ok(())
     }
 
+    /// Starts a client that asks one after the other.
     fn talk(
         &mut self,
         host: &Namespace,
         protocol: Protocol,
-        to: SocketAddr,
-        pause: Duration,
+        to: Vec<SocketAddr>,
         answers: Arc<Answers>,
         stopped: &Arc<PipeReader>,
     ) -> Result<()> {
@@ -159,14 +173,19 @@ impl Peers {
                 eprintln!("a talker could not begin: {error:#}");
                 return;
             }
-            while wait(&stopped, None, Some(pause)) {
+            let mut pause = PAUSE_AFTER_FAILURE;
+            for to in to.into_iter().cycle() {
+                if !wait(&stopped, None, Some(pause)) {
+                    return;
+                }
                 let heard = match protocol {
                     Protocol::Tcp => ask_by_tcp(to),
-                    Protocol::Udp => ask_by_udp(to),
+                    Protocol::Teredo => ask_by_teredo(to),
                 };
-                let counter = match heard {
-                    Ok(()) => &answers.came,
-                    Err(_) => &answers.missing,
+                let counter;
+                (counter, pause) = match heard {
+                    Ok(()) => (&answers.came, PAUSE),
+                    Err(_) => (&answers.missing, PAUSE_AFTER_FAILURE),
                 };
                 counter.fetch_add(1, Ordering::Relaxed);
             }
@@ -211,7 +230,7 @@ fn answer(mut stream: TcpStream) -> io::Result<()> {
 
 /// A client's side: connect, ask, read the answer to its end.
 fn ask_by_tcp(to: SocketAddr) -> io::Result<()> {
-    let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+    let mut stream = TcpStream::connect_timeout(&to, FIRST)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(&MESSAGE)?;
     let mut answer = Vec::new();
@@ -223,13 +242,20 @@ fn ask_by_tcp(to: SocketAddr) -> io::Result<()> {
     }
 }
 
-fn ask_by_udp(to: SocketAddr) -> io::Result<()> {
+/// A client's side: one solicitation, of a new socket and so an attempt of its own.
+fn ask_by_teredo(to: SocketAddr) -> io::Result<()> {
+    let nonce = teredo::nonce();
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     socket.connect(to)?;
-    socket.set_read_timeout(Some(PATIENCE))?;
-    // A Teredo router solicitation is about as long.
-    socket.send(&MESSAGE[..61])?;
-    socket.recv(&mut [0; 2048]).map(drop)
+    socket.set_read_timeout(Some(FIRST))?;
+    socket.send(&teredo::solicitation(nonce))?;
+    let mut buffer = [0; 2048];
+    let length = socket.recv(&mut buffer)?;
+    if teredo::answers(&buffer[..length], nonce) {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::InvalidData.into())
+    }
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@ use anyhow::{Context as _, Result};
 #[derive(Debug, Default)]
 pub(super) struct Table {
     rows: BTreeMap<Key, Row>,
+    /// The state of each, and who blocks.
+    states: BTreeMap<Key, (String, String)>,
     at: Option<Duration>,
 }
 
@@ -35,6 +37,7 @@ impl Table {
     /// When it is not what the daemon exports.
     pub(super) fn update(&mut self, scrape: &str, now: Duration) -> Result<()> {
         let mut rows: BTreeMap<Key, Row> = BTreeMap::new();
+        let mut states: BTreeMap<Key, (String, String)> = BTreeMap::new();
         for line in scrape.lines() {
             let Some(series) = Series::parse(line) else {
                 continue;
@@ -59,9 +62,18 @@ impl Table {
                         .entry((label("class")?, label("reason")?))
                         .or_default() += value()?;
                 }
+                "peerwatch_state" if series.value == "1" => {
+                    let key = (label("traffic")?, label("direction")?);
+                    states.entry(key).or_default().0 = label("state")?;
+                }
+                "peerwatch_blocked_by" if series.value == "1" => {
+                    let key = (label("traffic")?, label("direction")?);
+                    states.entry(key).or_default().1 = label("blocked_by")?;
+                }
                 _ => {}
             }
         }
+        self.states = states;
         let seconds = self.at.map(|at| now.saturating_sub(at).as_secs_f64());
         for (key, row) in &mut rows {
             let was = self.rows.get(key).cloned().unwrap_or_default();
@@ -78,6 +90,24 @@ impl Table {
         self.rows = rows;
         self.at = Some(now);
         Ok(())
+    }
+
+    /// One line: the states that are trouble.
+    pub(super) fn states(&self) -> String {
+        let trouble = self.states.iter().filter_map(|(key, (state, by))| {
+            let (traffic, direction) = key;
+            match state.as_str() {
+                "ok" | "no_demand" => None,
+                "blocked" => Some(format!("{traffic} {direction} is blocked by {by}")),
+                _ => Some(format!("{traffic} {direction} is {state}")),
+            }
+        });
+        let trouble: Vec<_> = trouble.collect();
+        if trouble.is_empty() {
+            "nothing is blocked".to_owned()
+        } else {
+            trouble.join(", ")
+        }
     }
 
     /// Its lines; `colour`: what is being dropped in red.
@@ -194,6 +224,33 @@ mod tests {
             .update(&scrape(0, 1, 0), Duration::from_secs(1))
             .unwrap();
         assert!(table.lines(Duration::ZERO, true)[1].starts_with("\x1b[31mdo_peer"));
+    }
+
+    #[test]
+    fn states_that_are_trouble_are_said() {
+        let text = |state: &str, by: &str| {
+            let key = "traffic=\"do_peer\",direction=\"forwarded\"";
+            format!(
+                "peerwatch_state{{{key},state=\"{state}\"}} 1\n\
+                 peerwatch_state{{{key},state=\"unknown\"}} 0\n\
+                 peerwatch_blocked_by{{{key},blocked_by=\"{by}\"}} 1\n\
+                 peerwatch_blocked_by{{{key},blocked_by=\"upstream\"}} 0\n"
+            )
+        };
+        let said = |text: &str| {
+            let mut table = Table::default();
+            table.update(text, Duration::ZERO).unwrap();
+            table.states()
+        };
+        assert_eq!(said(&text("ok", "none")), "nothing is blocked");
+        assert_eq!(
+            said(&text("blocked", "local_firewall")),
+            "do_peer forwarded is blocked by local_firewall"
+        );
+        assert_eq!(
+            said(&text("failing", "none")),
+            "do_peer forwarded is failing"
+        );
     }
 
     #[test]

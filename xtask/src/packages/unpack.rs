@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{How, Tool, candidate, reason, update};
+use super::{How, Tool, candidate, prometheus, reason, update};
 use crate::cmd;
 
 /// Downloads a package and puts some of its programs into a folder, without installing it.
@@ -81,6 +81,11 @@ fn extract(name: &str, packages: &[&str], to: &Path) -> Result<PathBuf> {
     Ok(scratch)
 }
 
+/// The folder, beside the program, that has all of its package.
+pub(super) fn files_name(package: &str) -> String {
+    format!("{package}-files")
+}
+
 /// Unpacks a tool's package and what it needs into a folder, with a script beside it that starts the
 /// program with its libraries.
 pub(super) fn unpack_with_more(tool: &Tool, to: &Path) -> Result<()> {
@@ -89,7 +94,7 @@ pub(super) fn unpack_with_more(tool: &Tool, to: &Path) -> Result<()> {
     } = tool;
     let why_not = match tool.how {
         How::UnpackWith(_) => "so no service",
-        _ => "since it breaks other versions of its family",
+        _ => "so other packages stay as they are",
     };
     println!(
         "setup: unpacking package {package}, and what it needs, into {} ({}); not installed, {why_not}",
@@ -117,10 +122,11 @@ pub(super) fn unpack_with_more(tool: &Tool, to: &Path) -> Result<()> {
     }
     let scratch = extract(package, &packages, to)?;
     // Programs may be called like their package.
-    let root = to.join(format!("{package}-files"));
+    let root = to.join(files_name(package));
     if root.exists() {
         fs::remove_dir_all(&root)?;
     }
+    prometheus::complete(&scratch, Path::new("/"))?;
     fs::rename(&scratch, &root)?;
     let binary = find(&root, package, program)?;
     // It finds its data from where it stands itself.
