@@ -202,8 +202,11 @@ pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunErro
             event = watcher.next() => interfaces.follow(&mut hooks, event),
             () = packet_log.ready() => packet_log.drain(&source),
             due = answer.due() => {
+                let decides = due.decides();
                 answer.work(due, &source, &mut packet_log);
-                manager.works();
+                if decides {
+                    manager.works();
+                }
             }
             _ = tick.tick() => {
                 report(&source, &mut packet_log, &mut demand);

@@ -16,6 +16,7 @@ use crate::netns::{TempDir, keep, unique_prefix};
 use crate::scrape::{Series, parse_values};
 use crate::wait::until;
 
+mod answers;
 mod expressions;
 #[cfg_attr(
     not(test),
@@ -25,7 +26,7 @@ mod expressions;
 mod rules;
 mod servers;
 
-use expressions::Asked;
+use answers::Answers;
 use rules::{RUNBOOKS, Scale};
 use servers::{Message, Pager, Prometheus, alertmanager};
 
@@ -95,8 +96,10 @@ pub fn blocked_and_resolved() -> Result<()> {
     let peers = Peers::start(&lab)?;
     let result = std::thread::scope(|scope| {
         let traffic = scope.spawn(|| peers.talk(&lab, &stop));
-        let result = story(&lab, temp.path(), &mut timeline);
-        stop.store(true, Ordering::Relaxed);
+        let result = {
+            let _until = Until(&stop);
+            story(&lab, temp.path(), &mut timeline)
+        };
         traffic
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
@@ -109,6 +112,15 @@ pub fn blocked_and_resolved() -> Result<()> {
         return Ok(());
     }
     lab.daemon.stop()
+}
+
+/// Stops the traffic when it goes, also in a panic.
+struct Until<'a>(&'a AtomicBool);
+
+impl Drop for Until<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 fn story(lab: &Lab, folder: &Path, timeline: &mut Timeline) -> Result<()> {
@@ -160,8 +172,7 @@ fn story(lab: &Lab, folder: &Path, timeline: &mut Timeline) -> Result<()> {
     let message = told(&pager, "resolved")?;
     timeline.note_at(message.at, "they are told");
     answers.ask(&prometheus)?;
-    expressions::labels_exist(&prometheus, &answers.all)?;
-    answers.finish()?;
+    answers.finish(&prometheus)?;
     prometheus.stop()?;
     manager.stop()
 }
@@ -307,86 +318,6 @@ fn alertmanager_configuration(port: u16) -> String {
          receivers:\n  - name: pager\n    webhook_configs:\n      \
          - {{url: 'http://127.0.0.1:{port}/', send_resolved: true}}\n"
     )
-}
-
-/// Whether each expression ever gave data.
-#[derive(Debug, Default)]
-struct Answers {
-    all: Vec<Asked>,
-    answered: Vec<bool>,
-}
-
-impl Answers {
-    /// Asks everything; an error ends it.
-    fn ask(&mut self, prometheus: &Prometheus<'_>) -> Result<()> {
-        if self.all.is_empty() {
-            self.all.extend(expressions::of_dashboards()?);
-            self.all.extend(expressions::of_rules(prometheus)?);
-            self.all.extend(expressions::of_documentation()?);
-            self.answered.resize(self.all.len(), false);
-        }
-        for (expression, answered) in self.all.iter().zip(&mut self.answered) {
-            let found = prometheus
-                .query(&expression.text)
-                .with_context(|| expression.place.clone())?;
-            *answered |= !found.is_empty();
-        }
-        Ok(())
-    }
-
-    /// Every expression gave data at some time, but those about other trouble.
-    fn finish(&self) -> Result<()> {
-        let all = || self.all.iter().zip(&self.answered);
-        let empty: Vec<_> = all()
-            .filter(|(asked, answered)| !**answered && !may_be_empty(asked))
-            .map(|(asked, _)| format!("{}: {}", asked.place, asked.text))
-            .collect();
-        ensure!(empty.is_empty(), "no data for\n{}", empty.join("\n"));
-        for place in ABOUT_OTHER_TROUBLE {
-            ensure!(
-                all().any(|(asked, answered)| asked.place == place && !answered),
-                "{place} is not there, or gives data: it is in the list of those that do not"
-            );
-        }
-        let of = |kind: &str| {
-            all()
-                .filter(|(asked, _)| asked.place.starts_with(kind))
-                .count()
-        };
-        eprintln!(
-            "pager: {} expressions asked three times: {} of dashboards, {} recording rules, {} alerts, {} of \
-             docs/metrics.md; no data from {} that ask for other trouble, and 0 others",
-            self.all.len(),
-            of("host.json") + of("fleet.json"),
-            of("recording "),
-            of("alerting "),
-            of("docs/"),
-            all().filter(|(_, answered)| !**answered).count(),
-        );
-        Ok(())
-    }
-}
-
-/// Expressions that give nothing where a rule of this host blocks and all else is well: they ask for other
-/// trouble.
-const ABOUT_OTHER_TROUBLE: [&str; 12] = [
-    "fleet.json: Hosts that do not answer A",
-    "fleet.json: Hooks that are missing A",
-    "host.json: Late drops by class and reason A",
-    "host.json: marks Starts of the daemon",
-    "docs/metrics.md: peerwatch_late_drops_total",
-    "docs/metrics.md: peerwatch_fragments_total",
-    "docs/metrics.md: peerwatch_evaluation_timestamp_seconds",
-    "docs/metrics.md: peerwatch_hook_attached",
-    "docs/metrics.md: peerwatch_events_lost_total",
-    "docs/metrics.md: peerwatch_map_full_total",
-    "docs/metrics.md: peerwatch_kernel_info",
-    "docs/metrics.md: peerwatch_config_last_reload_successful",
-];
-
-/// Alerts too: that they are evaluated without an error is asked elsewhere.
-fn may_be_empty(asked: &Asked) -> bool {
-    asked.place.starts_with("alerting ") || ABOUT_OTHER_TROUBLE.contains(&asked.place.as_str())
 }
 
 /// One row.

@@ -30,6 +30,13 @@ pub(super) enum Due {
     Ruleset(Change),
 }
 
+impl Due {
+    /// Whether states are decided by it.
+    pub(super) const fn decides(&self) -> bool {
+        matches!(self, Self::Evaluation)
+    }
+}
+
 /// Attempts, states and rules.
 #[derive(Debug)]
 pub(super) struct Answer {

@@ -54,9 +54,10 @@ impl Lookout {
         }
         self.neighbours = Some(now);
         match neighbour::read() {
-            Ok(mut neighbours) => {
+            Ok(neighbours) => {
                 // One that answered on another link is not gone.
-                neighbours.sort_by_key(|neighbour| neighbour.answered);
+                let there = neighbours.iter().filter(|neighbour| neighbour.answered);
+                let there: HashSet<IpAddr> = there.map(|neighbour| neighbour.address).collect();
                 for Neighbour {
                     address,
                     answered,
@@ -64,10 +65,10 @@ impl Lookout {
                 } in neighbours
                 {
                     let at = now.saturating_sub(ago);
-                    if !answered {
-                        hosts.is_gone(address, at);
-                    } else if unproven.contains(&address) {
+                    if answered && unproven.contains(&address) {
                         hosts.is_seen(address, at);
+                    } else if !answered && !there.contains(&address) {
+                        hosts.is_gone(address, at);
                     }
                 }
                 self.failed = false;

@@ -56,12 +56,12 @@ names! {
     LOG_SUPPRESSED: COUNTER Maps ["stream"] "log_suppressed_total" "Events that the rate limit kept out of the log.";
     ATTEMPTS: COUNTER Memory ["traffic", "family", "direction", "outcome", "blocked_by"] "attempts_total" "Attempts to open a connection that ended, by how, and by who ended them. Repeated packets of one attempt add nothing.";
     HANDSHAKE: HISTOGRAM Memory ["traffic", "direction"] "handshake_seconds" "Time from the first packet of an established attempt to the answer that passed.";
-    ATTEMPTS_LOST: COUNTER Memory ["stream"] "attempts_lost_total" "Attempts that were not followed to their end: table, because newer ones took their place in a full table; collision, because another one had the same initial sequence number; refused, because no record could be made.";
+    ATTEMPTS_LOST: COUNTER Memory ["stream"] "attempts_lost_total" "Attempts that were not followed to their end: table, because newer ones took their place in a full table; collision, because another one had the same initial sequence number; refused, because no record could be made; teredo, because packets found no room on their way to the daemon.";
     STATE: GAUGE Memory ["traffic", "direction", "state"] "state" "1 for the state that a traffic is in, in one direction; 0 for the others.";
     BLOCKED_BY: GAUGE Memory ["traffic", "direction", "blocked_by"] "blocked_by" "1 for who ended most of the failed attempts of the window; 0 for the others.";
     WINDOW_ATTEMPTS: GAUGE Memory ["traffic", "direction", "result"] "window_attempts" "Attempts of the sliding window, by result.";
     WINDOW_PAIRS: GAUGE Memory ["traffic", "direction", "result"] "window_peer_pairs" "Pairs of client and target with attempts in the sliding window, by result.";
-    STATE_SINCE: GAUGE Memory ["traffic", "direction"] "state_since_timestamp_seconds" "Since when the state is what it is; 0 where it was never another.";
+    STATE_SINCE: GAUGE Memory ["traffic", "direction"] "state_since_timestamp_seconds" "Since when the state is what it is.";
     BLOCKED_SINCE: GAUGE Memory ["traffic", "direction"] "blocked_since_timestamp_seconds" "The first failed attempt after the last success, while the state is blocked; 0 otherwise.";
     LAST_SUCCESS: GAUGE Memory ["traffic", "direction"] "last_success_timestamp_seconds" "When an attempt last succeeded; 0 for never.";
     LAST_ATTEMPT: GAUGE Memory ["traffic", "direction"] "last_attempt_timestamp_seconds" "When an attempt last ended; 0 for never.";

@@ -10,8 +10,7 @@ use monitor_tests::daemon::{Daemon, Start, binary};
 use monitor_tests::http::is_ready;
 use monitor_tests::netns::run;
 use monitor_tests::wait::until;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
 use crate::site::{HERE, Process, START, Site, command, datagrams, packets};
 
@@ -107,6 +106,13 @@ fn the_capabilities_of_the_unit_are_enough() -> Result<()> {
     let set = set.join(",");
     ensure!(values("SupplementaryGroups") == ["root"], "other groups");
     ensure!(values("NoNewPrivileges") == ["yes"], "new privileges");
+    // Each hides /proc/kallsyms, or what it takes to read it.
+    for key in ["ProtectKernelTunables", "ProtectKernelLogs", "ProcSubset"] {
+        ensure!(
+            values(key).is_empty(),
+            "{key} takes the kernel's symbols away"
+        );
+    }
     // The group is that of /proc/net/ip_tables_names.
     let flags = [
         "--reuid=65534".to_owned(),
@@ -223,7 +229,8 @@ fn the_filter_of_system_calls_lets_all_pass_that_it_makes() -> Result<()> {
     let trace = output.display().to_string();
     let start = Start {
         flags: &["--config", "/dev/null"],
-        wrapper: &["strace", "-f", "-qq", "-o", &trace],
+        // The daemon itself is our child, and who traces it a grandchild: signals reach the daemon.
+        wrapper: &["strace", "-D", "-f", "-qq", "-o", &trace],
         ..Start::default()
     };
     let mut daemon = Daemon::start_as(&site.host, site.temp.path(), &start)?;
@@ -234,12 +241,12 @@ fn the_filter_of_system_calls_lets_all_pass_that_it_makes() -> Result<()> {
     site.drop_input("udp dport 3544")?;
     site.link("lan1", "eth1", 2)?;
     datagrams(&site.peer, (HERE, 3544), 3)?;
-    // Who traces keeps signals to itself.
-    let tracer = daemon.pid();
-    let children = std::fs::read_to_string(format!("/proc/{tracer}/task/{tracer}/children"))?;
-    kill(Pid::from_raw(children.trim().parse()?), Signal::SIGTERM)?;
+    let end = format!("{} +++ exited with 0 +++", daemon.pid());
     daemon.stop()?;
-    let calls = std::fs::read_to_string(&output)?;
+    let calls = until("all calls are written", START, || {
+        let calls = std::fs::read_to_string(&output)?;
+        Ok(calls.lines().any(|line| line == end).then_some(calls))
+    })?;
     // The first line is the start of the daemon itself, by who traces it.
     let mut made = std::collections::BTreeSet::new();
     for line in calls.lines().skip(1) {
