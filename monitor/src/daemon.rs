@@ -202,9 +202,7 @@ pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunErro
             event = watcher.next() => interfaces.follow(&mut hooks, event),
             () = packet_log.ready() => packet_log.drain(&source),
             due = answer.due() => {
-                let decides = due.decides();
-                answer.work(due, &source, &mut packet_log);
-                if decides {
+                if answer.work(due, &source, &mut packet_log) {
                     manager.works();
                 }
             }

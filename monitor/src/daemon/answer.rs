@@ -30,13 +30,6 @@ pub(super) enum Due {
     Ruleset(Change),
 }
 
-impl Due {
-    /// Whether states are decided by it.
-    pub(super) const fn decides(&self) -> bool {
-        matches!(self, Self::Evaluation)
-    }
-}
-
 /// Attempts, states and rules.
 #[derive(Debug)]
 pub(super) struct Answer {
@@ -153,8 +146,9 @@ impl Answer {
         }
     }
 
-    /// Does it.
-    pub(super) fn work(&mut self, due: Due, source: &Source, log: &mut PacketLog) {
+    /// Does it; whether states were decided by that.
+    pub(super) fn work(&mut self, due: Due, source: &Source, log: &mut PacketLog) -> bool {
+        let decides = matches!(due, Due::Evaluation);
         match due {
             Due::Reading => {
                 let table = self.refusals.read(source);
@@ -173,6 +167,7 @@ impl Answer {
                 source.rules_changed(change);
             }
         }
+        decides
     }
 }
 
