@@ -230,7 +230,7 @@ fn the_filter_of_system_calls_lets_all_pass_that_it_makes() -> Result<()> {
     let start = Start {
         flags: &["--config", "/dev/null"],
         // The daemon itself is our child, and who traces it a grandchild: signals reach the daemon.
-        wrapper: &["strace", "-D", "-f", "-qq", "-o", &trace],
+        wrapper: &["strace", "-D", "-f", "-q", "-o", &trace],
         ..Start::default()
     };
     let mut daemon = Daemon::start_as(&site.host, site.temp.path(), &start)?;
@@ -241,11 +241,12 @@ fn the_filter_of_system_calls_lets_all_pass_that_it_makes() -> Result<()> {
     site.drop_input("udp dport 3544")?;
     site.link("lan1", "eth1", 2)?;
     datagrams(&site.peer, (HERE, 3544), 3)?;
-    let end = format!("{} +++ exited with 0 +++", daemon.pid());
+    let pid = daemon.pid().to_string();
+    let ends = |line: &str| line.starts_with(&pid) && line.ends_with("+++ exited with 0 +++");
     daemon.stop()?;
     let calls = until("all calls are written", START, || {
         let calls = std::fs::read_to_string(&output)?;
-        Ok(calls.lines().any(|line| line == end).then_some(calls))
+        Ok(calls.lines().any(ends).then_some(calls))
     })?;
     // The first line is the start of the daemon itself, by who traces it.
     let mut made = std::collections::BTreeSet::new();
