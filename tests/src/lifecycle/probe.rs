@@ -105,7 +105,9 @@ pub(super) fn without_arp<'lab>(lab: &'lab Lab, undo: &mut Undo<'lab>) -> Result
             "ip neigh replace {other} lladdr {mac} dev {interface} nud permanent"
         ))?;
         undo.push(move || {
-            let line = format!("ip neigh del {other} dev {interface}");
+            // Known as before: what is sent meanwhile must not wait for an answer.
+            let line =
+                format!("ip neigh replace {other} lladdr {mac} dev {interface} nud reachable");
             host.sh(&line).map(drop)
         });
     }
