@@ -12,6 +12,7 @@ pub const MAX_ATTEMPTS: u32 = 65_536;
 /// The key of an attempt. The initial sequence number is in the SYN on both sides of a translation of
 /// addresses, in the SYN-ACK and RST that answer it (plus one) and in the quote of an ICMP error.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[cfg_attr(feature = "user", derive(serde::Deserialize, serde::Serialize))]
 #[repr(C)]
 pub struct AttemptKey {
     /// Code of the [`crate::Family`].
@@ -65,6 +66,7 @@ codes! {
 /// What was seen of one attempt. Ports are in network byte order, IPv4 addresses are IPv4-mapped
 /// (RFC 4291 section 2.5.5.2).
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[cfg_attr(feature = "user", derive(serde::Deserialize, serde::Serialize))]
 #[repr(C)]
 pub struct Attempt {
     /// The first SYN.

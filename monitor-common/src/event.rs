@@ -54,6 +54,8 @@ pub mod loss {
     pub const INTERFACES_FULL: u32 = 3;
     /// Freed packets whose note was lost, because an interrupt freed another one in between (before 6.1).
     pub const INTERRUPTED: u32 = 4;
+    /// Freed packets that drop programs before this one never saw; the daemon writes it.
+    pub const MISSED_BEFORE: u32 = 5;
     /// How many there are.
-    pub const LEN: u32 = 5;
+    pub const LEN: u32 = 6;
 }

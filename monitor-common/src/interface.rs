@@ -18,6 +18,10 @@ pub const NO_INTERFACE: u32 = 0;
 /// The key under which packets are counted when the map of interfaces is full.
 pub const OTHER_INTERFACES: u32 = u32::MAX;
 
+/// The key of what interfaces counted that are gone; only the daemon writes it. No interface has it as its
+/// index, which is a positive `int`.
+pub const RETIRED: u32 = u32::MAX - 1;
+
 /// What the daemon tells the kernel programs of an interface; the key is its index.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[repr(C)]

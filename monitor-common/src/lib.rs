@@ -27,6 +27,7 @@ macro_rules! codes {
     ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident = $code:literal => $text:literal,)+ }) => {
         $(#[$meta])*
         #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+        #[cfg_attr(feature = "user", derive(serde::Deserialize, serde::Serialize))]
         #[repr(u8)]
         pub enum $name { $($(#[$vmeta])* $variant = $code,)+ }
 

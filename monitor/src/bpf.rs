@@ -1,5 +1,7 @@
 //! The kernel side as the daemon sees it: facts about the running kernel, loading, attaching, maps.
 
+use serde::{Deserialize, Serialize};
+
 pub mod attach;
 pub mod attempts;
 pub mod counters;
@@ -8,6 +10,7 @@ pub mod features;
 pub mod kernel;
 pub mod load;
 mod own_btf;
+pub mod pins;
 pub mod silent;
 pub mod state;
 mod sys;
@@ -30,7 +33,7 @@ fn may_pass(error: &std::io::Error) -> bool {
 }
 
 /// The places where peerwatch looks at packets.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Deserialize, Serialize)]
 pub enum Hook {
     /// `kfree_skb`: packets that the kernel drops.
     Drop,

@@ -5,6 +5,7 @@
 mod error;
 mod file;
 mod interfaces;
+mod keep;
 mod options;
 #[cfg(test)]
 mod tests;
@@ -22,8 +23,10 @@ pub use error::ConfigError;
 pub use interfaces::{InterfaceFilter, LOOPBACK, Pattern, wanted};
 pub use options::{
     BpfLog, DEFAULT_LISTEN, DEFAULT_MAX_ATTEMPTS, LogFormat, LogLevel, LogPackets, MAX_LOG_RATE,
-    listen, log_rate, log_rate_text, max_attempts, max_attempts_text, switch,
+    folder, listen, log_rate, log_rate_text, max_attempts, max_attempts_text, switch,
 };
+
+pub use keep::{DEFAULT_STATE_DIR, Keep};
 
 use crate::bpf::features::Feature;
 use crate::cli::RunFlags;
@@ -64,6 +67,8 @@ pub struct Config {
     pub bpf_log: BpfLog,
     /// A file with the running kernel's BTF; `None` for the kernel's own.
     pub btf: Option<PathBuf>,
+    /// What outlasts the daemon, and where.
+    pub kept: Keep,
     /// Features of the kernel that count as missing: an aid for tests, and only in the environment.
     pub without: Vec<Feature>,
     /// Whether the verifier's whole log is shown when it refuses a program.
@@ -295,6 +300,7 @@ impl Config {
         let without = env
             .values("PEERWATCH_WITHOUT", Feature::to_leave_out)?
             .unwrap_or_default();
+        let kept = Keep::merge(flags, env, file)?;
         let env_value = env.value("PEERWATCH_VERIFIER_LOG", switch)?;
         let verifier_log = flags
             .verifier_log
@@ -314,6 +320,7 @@ impl Config {
             log_level,
             bpf_log,
             btf,
+            kept,
             without,
             verifier_log,
             config_path,
@@ -384,6 +391,9 @@ impl Config {
             ("log_level", self.log_level != new.log_level),
             ("bpf_log", self.bpf_log != new.bpf_log),
             ("btf", self.btf != new.btf),
+            ("bpffs", self.kept.bpffs != new.kept.bpffs),
+            ("state_dir", self.kept.state_dir != new.kept.state_dir),
+            ("ephemeral", self.kept.ephemeral != new.kept.ephemeral),
             ("verifier_log", self.verifier_log != new.verifier_log),
         ]
         .into_iter()

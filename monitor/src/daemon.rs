@@ -1,6 +1,8 @@
 //! The daemon: everything is checked, then loaded, then attached; then it follows interfaces, writes the
 //! packet log and serves metrics until it is told to stop.
 
+use std::io;
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,9 +10,11 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Interval, MissedTickBehavior};
 use tracing::{error, info, warn};
 
-use crate::bpf::attach::SharedStates;
+use crate::bpf::attach::{Hooks, SharedStates, remove_clsact};
 use crate::bpf::kernel::BtfFileError;
 use crate::bpf::load;
 use crate::bpf::tables::TableError;
@@ -21,13 +25,14 @@ use crate::link::{LinkError, LinkEvent, LinkWatcher};
 use crate::metrics::{Exporter, Source};
 use crate::preflight::{self, PreflightError};
 use crate::service::ServiceManager;
+use crate::traffic::TrafficError;
 
 mod answer;
 mod attempts;
-mod clsact;
 mod coverage;
 mod events;
 mod interfaces;
+mod keep;
 mod lookout;
 mod places;
 mod start;
@@ -36,12 +41,15 @@ mod status;
 mod teredo;
 
 use answer::Answer;
-use events::PacketLog;
+use events::{Diagnostics, PacketLog};
 use interfaces::Interfaces;
 use start::Prepared;
 
 /// How often what was held back or lost is looked at.
 const TICK: Duration = Duration::from_secs(10);
+
+/// How often it is made sure that nobody has taken a program off.
+const WATCH: Duration = Duration::from_millis(500);
 
 /// Why the daemon did not start, or ended.
 #[derive(Debug, Error)]
@@ -79,17 +87,20 @@ pub enum RunError {
     /// The registry refused a metric.
     #[error("the metrics could not be registered: {0}")]
     Metrics(#[from] prometheus::Error),
+    /// There are counters of too many traffics.
+    #[error("{0}, after `peerwatch uninstall`, or with --ephemeral")]
+    Traffics(TrafficError),
     /// A system call.
     #[error("{what}: {source}")]
     System {
         /// What was tried.
         what: &'static str,
         /// What the kernel said.
-        source: std::io::Error,
+        source: io::Error,
     },
 }
 
-fn system(what: &'static str) -> impl Fn(std::io::Error) -> RunError {
+fn system(what: &'static str) -> impl Fn(io::Error) -> RunError {
     move |source| RunError::System { what, source }
 }
 
@@ -159,7 +170,9 @@ pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunErro
         mut packet_log,
         attempts,
         diagnostics,
-    } = start::prepare(&config)?;
+        store,
+        saved,
+    } = start::prepare(&mut config)?;
     let shared_states = hooks.states();
     let mut interfaces = Interfaces::new(config.interfaces.clone(), tables, Arc::clone(&source));
     // First what the programs need to know, then the hooks: a packet must not be counted as somebody
@@ -174,19 +187,24 @@ pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunErro
         started: Instant::now(),
         states: shared_states.clone(),
     });
+    interfaces.forget_others();
     coverage::attach(&mut hooks, &interfaces);
-    let mut answer = Answer::begin(attempts, shared_states, &source, &mut packet_log);
+    keep::commit(&mut hooks, &config.traffics, &source);
+    let mut answer = Answer::begin(
+        attempts,
+        shared_states,
+        (store, saved),
+        &source,
+        &mut packet_log,
+    );
 
-    let (stop, stopped) = watch::channel(false);
-    let mut server = tokio::spawn(http::serve(listener, site, stopping(stopped.clone())));
-    let diagnostics =
-        diagnostics.map(|diagnostics| tokio::spawn(diagnostics.run(stopping(stopped))));
+    let mut beside = Beside::begin(listener, site, diagnostics);
     let mut manager = ServiceManager::from_environment();
     info!("{}", http::describe(address));
     manager.ready(&http::describe(address));
 
-    let mut tick = tokio::time::interval(TICK);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut tick = every(TICK);
+    let mut watch = every(WATCH);
     tick.tick().await;
     let mut demand = false;
     let mut failure = None;
@@ -194,10 +212,10 @@ pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunErro
         tokio::select! {
             order = signals.next() => match order {
                 Order::Stop(name) => {
-                    info!("{name}: detaching and stopping");
+                    info!("{name}: stopping");
                     break;
                 }
-                Order::Reload => reload(&mut config, &mut interfaces, &source),
+                Order::Reload => reload(&mut config, &mut interfaces, &mut hooks, &source),
             },
             event = watcher.next() => interfaces.follow(&mut hooks, event),
             () = packet_log.ready() => packet_log.drain(&source),
@@ -206,12 +224,13 @@ pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunErro
                     manager.works();
                 }
             }
+            _ = watch.tick() => coverage::watch(&mut hooks),
             _ = tick.tick() => {
                 report(&source, &mut packet_log, &mut demand);
                 coverage::retry(&mut hooks, &interfaces, &source);
                 places.refresh(&mut interfaces);
             }
-            result = &mut server => {
+            result = &mut beside.server => {
                 // It ends only when it cannot take connections at all.
                 failure = Some(match result {
                     Ok(Ok(())) => "without a reason".to_owned(),
@@ -224,24 +243,67 @@ pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunErro
     }
 
     manager.stopping();
-    let own_clsact = hooks.detach_all();
-    clsact::remove(&own_clsact);
+    end(hooks);
+    answer.keep(&source, true);
     packet_log.drain(&source);
     report_losses(&source, &mut packet_log);
     packet_log.finish().await;
-    // Fails only where nobody listens any more.
-    stop.send_replace(true);
-    if failure.is_none()
-        && let Ok(Err(error)) = server.await
-    {
-        warn!("the metrics server ended: {error}");
-    }
-    if let Some(diagnostics) = diagnostics
-        && let Err(error) = diagnostics.await
-    {
-        warn!("the diagnostics of the kernel programs ended: {error}");
-    }
+    beside.end(failure.is_some()).await;
     failure.map_or(Ok(()), |why| Err(RunError::Server(why)))
+}
+
+/// An interval that does not catch up on what it missed.
+fn every(period: Duration) -> Interval {
+    let mut interval = tokio::time::interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+/// Leaves what is pinned, and detaches everything else.
+fn end(hooks: Hooks) {
+    let pinned = hooks.kept().map(|kept| kept.pins.folder().to_owned());
+    remove_clsact(&hooks.end());
+    if let Some(folder) = pinned {
+        info!(
+            "counting goes on in the kernel ({}); `peerwatch uninstall` ends it",
+            folder.display()
+        );
+    }
+}
+
+/// The tasks beside the daemon's own.
+struct Beside {
+    server: JoinHandle<Result<(), http::HttpError>>,
+    diagnostics: Option<JoinHandle<()>>,
+    stop: watch::Sender<bool>,
+}
+
+impl Beside {
+    fn begin(listener: TcpListener, site: Arc<Site>, diagnostics: Option<Diagnostics>) -> Self {
+        let (stop, stopped) = watch::channel(false);
+        let server = tokio::spawn(http::serve(listener, site, stopping(stopped.clone())));
+        let diagnostics =
+            diagnostics.map(|diagnostics| tokio::spawn(diagnostics.run(stopping(stopped))));
+        Self {
+            server,
+            diagnostics,
+            stop,
+        }
+    }
+
+    /// Ends them; the server may have ended by itself.
+    async fn end(self, server_has: bool) {
+        // Fails only where nobody listens any more.
+        self.stop.send_replace(true);
+        if !server_has && let Ok(Err(error)) = self.server.await {
+            warn!("the metrics server ended: {error}");
+        }
+        if let Some(diagnostics) = self.diagnostics
+            && let Err(error) = diagnostics.await
+        {
+            warn!("the diagnostics of the kernel programs ended: {error}");
+        }
+    }
 }
 
 /// What there is at first.
@@ -261,7 +323,7 @@ async fn stopping(mut stopped: watch::Receiver<bool>) {
 }
 
 /// SIGHUP: takes over the traffics of the file as it is now. A bad file keeps the old ones.
-fn reload(config: &mut Config, interfaces: &mut Interfaces, source: &Source) {
+fn reload(config: &mut Config, interfaces: &mut Interfaces, hooks: &mut Hooks, source: &Source) {
     let new = match config.reload_from() {
         Ok(new) => new,
         Err(error) => {
@@ -269,6 +331,9 @@ fn reload(config: &mut Config, interfaces: &mut Interfaces, source: &Source) {
             return source.reloaded(None);
         }
     };
+    // Whose the counters are is noted first: a daemon that is killed in between must not leave counts that
+    // are nobody's.
+    keep::commit(hooks, &new.traffics, source);
     if let Err(error) = interfaces.set_ports(&new.traffics) {
         error!("the configuration stays as it was: {error}");
         return source.reloaded(None);

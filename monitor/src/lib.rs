@@ -9,6 +9,7 @@ pub mod cmd {
     //! One file per subcommand.
     pub mod check_config;
     pub mod status;
+    pub mod uninstall;
 }
 pub mod config;
 pub mod conntrack;
@@ -26,6 +27,7 @@ mod netlink;
 pub mod netns;
 pub mod preflight;
 pub mod ruleset;
+pub mod saved;
 pub mod service;
 pub mod state;
 pub mod status;

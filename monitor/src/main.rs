@@ -51,6 +51,11 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
                 cmd::check_config::check_config(&flags, &environment, Path::new(DEFAULT_FILE))?;
             println!("{line}");
         }
+        Command::Uninstall(flags) => {
+            for line in cmd::uninstall::uninstall(&flags)? {
+                println!("{line}");
+            }
+        }
         Command::Status(flags) => {
             let url = std::env::var_os(status::URL_VARIABLE);
             return Ok(show(&status::status(&flags, url.as_deref())));

@@ -26,6 +26,7 @@ pub mod attempts;
 mod families;
 pub mod firewall;
 mod interfaces;
+mod keep;
 mod names;
 mod packets;
 pub mod states;
@@ -146,8 +147,8 @@ impl Source {
     }
 
     /// The drop program was loaded late.
-    pub fn drop_program_loaded(&self, ebpf: &aya::Ebpf) {
-        lock(&self.counters).watch_drop_program(ebpf);
+    pub fn drop_program_loaded(&self, program: Option<std::os::fd::BorrowedFd<'_>>) {
+        lock(&self.counters).watch_drop_program(program);
     }
 
     /// Changes what the metrics show of attempts.
@@ -282,6 +283,7 @@ impl Source {
         ));
         families.extend(firewall::families(&lock(&self.firewall)));
         families.extend(families::hooks(&states));
+        families.extend(families::continuity(&self.states));
         families.extend(families::maps(&snapshot, &lock(&self.attempts)));
         families.extend(families::losses(
             &snapshot,

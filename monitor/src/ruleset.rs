@@ -25,6 +25,7 @@ use std::io;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
 use tokio::time::sleep_until;
 
 use legacy::Legacy;
@@ -32,7 +33,7 @@ use nftables::Nftables;
 pub use summary::Changes;
 
 /// What changed.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Deserialize, Serialize)]
 pub enum Kind {
     /// Rules, and what they are made of: tables, chains with their policies, named objects (quotas,
     /// limits, counters), flowtables. Everything of iptables-legacy.
@@ -56,7 +57,7 @@ impl Kind {
 }
 
 /// Which of the kernel's two firewalls a change was in.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Deserialize, Serialize)]
 pub enum Backend {
     /// `nf_tables`, also through `iptables-nft`.
     Nftables,
@@ -76,7 +77,7 @@ impl Backend {
 }
 
 /// The family of a table (`NFPROTO_*` in `include/uapi/linux/netfilter.h`).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Deserialize, Serialize)]
 pub enum TableFamily {
     /// IPv4 and IPv6.
     Inet,
@@ -125,7 +126,7 @@ impl fmt::Display for TableFamily {
 }
 
 /// A table; shown as nft writes it: `inet filter`.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
 pub struct Table {
     /// Its family.
     pub family: TableFamily,
@@ -140,7 +141,7 @@ impl fmt::Display for Table {
 }
 
 /// A process, as the kernel told of it; it may be gone by now.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
 pub struct Process {
     /// Its number in the first PID namespace, whichever the daemon is in. (Of a process with threads,
     /// that of the thread.)
@@ -153,7 +154,7 @@ pub struct Process {
 pub const MAX_TABLES: usize = 8;
 
 /// A change of one kind.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
 pub struct Change {
     /// When it was noticed, since the beginning of 1970 (UTC): of nftables moments after it took
     /// effect, of iptables-legacy seconds (with thousands of rules up to a minute).

@@ -32,6 +32,8 @@ pub use thresholds::Thresholds;
 pub use tracker::{Losses, Tracker};
 pub use window::{MAX_SAMPLES, Window};
 
+use serde::{Deserialize, Serialize};
+
 use crate::attempt::{BlockedBy, Outcome};
 use sample::Summary;
 use thresholds::is_share;
@@ -104,7 +106,7 @@ pub struct Coverage {
 }
 
 /// A block that stands, whether or not it can be seen now.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Deserialize, Serialize)]
 struct Block {
     since: Duration,
     by: BlockedBy,
@@ -112,7 +114,7 @@ struct Block {
 
 /// The state, and what the next evaluation needs to know of the past. Times are on the monotonic
 /// clock, since boot.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
 pub struct Memory {
     /// The state.
     pub state: State,

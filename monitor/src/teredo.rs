@@ -9,6 +9,7 @@ use monitor_common::Direction;
 use monitor_common::attempt::Stage;
 use monitor_common::drop::Class;
 use monitor_common::teredo::TeredoPacket;
+use serde::{Deserialize, Serialize};
 
 /// `IPPROTO_ICMPV6`
 const ICMPV6: u8 = 58;
@@ -102,7 +103,7 @@ fn is_cone(address: &[u8]) -> Option<bool> {
 }
 
 /// Why and where a packet was dropped.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Deserialize, Serialize)]
 pub struct Dropped {
     /// The class of the reason.
     pub class: Class,

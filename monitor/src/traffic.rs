@@ -301,6 +301,23 @@ impl Traffics {
         table
     }
 
+    /// Nothing to watch, but the names of traffics whose counters are there already, by index.
+    #[must_use]
+    pub fn known(names: &[(u8, String)]) -> Self {
+        Self {
+            list: Vec::new(),
+            retired: names.to_vec(),
+        }
+    }
+
+    /// Index and name of every traffic that has counters, also of those that are watched no more.
+    #[must_use]
+    pub fn owners(&self) -> Vec<(u8, String)> {
+        let watched = self.list.iter();
+        let watched = watched.map(|traffic| (traffic.index, traffic.name.clone()));
+        watched.chain(self.retired.iter().cloned()).collect()
+    }
+
     /// The new traffics, watched as the new configuration says, with the indexes that they have from now
     /// on: a name that is or was watched
     /// since the process began keeps its index, another gets one that no name ever had.

@@ -37,6 +37,8 @@ pub struct Start<'a> {
     pub hidden: &'a [&'a str],
     /// Whether it has to become ready: without some hook it serves, and never is.
     pub ready: bool,
+    /// Whether anything is waited for at all.
+    pub awaited: bool,
 }
 
 impl Default for Start<'_> {
@@ -47,6 +49,7 @@ impl Default for Start<'_> {
             wrapper: &[],
             hidden: &[],
             ready: true,
+            awaited: true,
         }
     }
 }
@@ -149,6 +152,10 @@ impl Daemon {
                 command.env_remove(name);
             }
         }
+        if !start.flags.contains(&"--bpffs") {
+            // The host's own pins and files are nobody's business here.
+            command.env("PEERWATCH_EPHEMERAL", "1");
+        }
         command.envs(start.environment.iter().copied());
         if !start.hidden.is_empty() {
             hide(&mut command, start.hidden)?;
@@ -165,6 +172,9 @@ impl Daemon {
             stdout,
             stderr,
         };
+        if !start.awaited {
+            return Ok(this);
+        }
         let path = if start.ready { "/readyz" } else { "/healthz" };
         until("the daemon is ready", START_DEADLINE, || {
             if let Some(status) = this.child.try_wait()? {
@@ -269,6 +279,20 @@ impl Daemon {
             last = now;
             Ok(None)
         })
+    }
+
+    /// Ends it as nobody should: it can do nothing about it.
+    ///
+    /// # Errors
+    ///
+    /// When it has ended before.
+    pub fn kill(&mut self) -> Result<()> {
+        if let Some(status) = self.child.try_wait()? {
+            bail!("the daemon had ended before: {status}: {}", self.errors());
+        }
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
     }
 
     /// Ends it as a service manager would.

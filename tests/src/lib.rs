@@ -27,6 +27,7 @@ pub mod process;
 pub mod program;
 pub mod promql;
 pub mod queue;
+pub mod restarts;
 pub mod rows;
 pub mod scenes;
 pub mod scrape;

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use monitor_common::drop::Class;
 use monitor_common::{Direction, Family, Protocol};
+use serde::{Deserialize, Serialize};
 
 use super::tracker::{Late, Table};
 use super::{Finished, Outcome};
@@ -31,7 +32,7 @@ const MAX_ROUNDS: usize = 65_536;
 const MAX_SERVERS: usize = 16_384;
 
 /// Who asks whom.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, Deserialize, Serialize)]
 struct Ends {
     client: SocketAddrV4,
     server: SocketAddrV4,
@@ -48,7 +49,7 @@ pub struct Scan {
 
 /// The rounds that are followed. What it finds depends on the packets and the times that it is given,
 /// and on nothing else.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Deserialize, Serialize)]
 pub struct TeredoTracker {
     rounds: HashMap<Ends, Round>,
     nonces: HashMap<Nonce, Ends>,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use monitor_common::{Direction, Family};
+use serde::{Deserialize, Serialize};
 
 use super::{BlockedBy, Finished, Outcome};
 
@@ -13,7 +14,7 @@ pub const BOUNDS: [f64; 13] = [
 ];
 
 /// One series of `attempts_total`.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Deserialize, Serialize)]
 pub struct Series {
     /// Index of the traffic.
     pub traffic: u8,
@@ -28,7 +29,7 @@ pub struct Series {
 }
 
 /// Times of handshakes.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 pub struct Handshakes {
     /// How many are in each bucket of [`BOUNDS`] and in none below it.
     buckets: [u64; BOUNDS.len()],
@@ -59,7 +60,7 @@ impl Handshakes {
 }
 
 /// Everything that ended.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Totals {
     attempts: BTreeMap<Series, u64>,
     handshakes: BTreeMap<(u8, Direction), Handshakes>,

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use monitor_common::attempt::{Attempt, AttemptKey, Maker};
 use monitor_common::{Direction, Family, Protocol};
+use serde::{Deserialize, Serialize};
 
 mod hosts;
+mod resume;
 
 use crate::bpf::attempts::PerTraffic;
 
@@ -24,7 +26,7 @@ const KEEP: Duration = Duration::from_secs(130);
 const REMEMBERED: usize = 262_144;
 
 /// A finished attempt that may still be repeated.
-#[derive(Debug)]
+#[derive(Debug, Deserialize, Serialize)]
 struct Done {
     /// `first_ns` of its record: another one is a record that was made again.
     first_ns: u64,
@@ -33,7 +35,7 @@ struct Done {
 }
 
 /// An attempt whose answer passed.
-#[derive(Debug)]
+#[derive(Debug, Deserialize, Serialize)]
 struct Answered {
     /// `first_ns` of its record in the map: that of the attempt may be older.
     first_ns: u64,
@@ -41,7 +43,7 @@ struct Answered {
 }
 
 /// An answer that came after the attempt was judged.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Deserialize, Serialize)]
 pub struct Late {
     /// Index of the traffic.
     pub traffic: u8,
@@ -83,9 +85,11 @@ impl Table {
 }
 
 /// Attempts and the hosts that they reach.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Deserialize, Serialize)]
 pub struct Tracker {
     done: HashMap<AttemptKey, Done>,
+    /// The same, those first that ended first.
+    #[serde(skip)]
     order: VecDeque<AttemptKey>,
     /// Answered attempts that are not judged yet: a flood may push them out of the map.
     answered: HashMap<AttemptKey, Answered>,
@@ -97,6 +101,8 @@ pub struct Tracker {
     live: PerTraffic,
     lost: PerTraffic,
     last_lost: PerTraffic,
+    /// Lost from maps that are gone.
+    lost_before: PerTraffic,
 }
 
 /// The address of a record.
@@ -268,8 +274,12 @@ impl Tracker {
 
     /// How many attempts were pushed out of the map before they could be judged, by traffic.
     #[must_use]
-    pub const fn lost(&self) -> &PerTraffic {
-        &self.lost
+    pub fn lost(&self) -> PerTraffic {
+        let mut sums = self.lost;
+        for (sum, before) in sums.iter_mut().zip(&self.lost_before) {
+            *sum += before;
+        }
+        sums
     }
 
     /// How many are followed now.

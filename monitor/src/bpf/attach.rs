@@ -1,25 +1,30 @@
 //! Attaching the programs, and keeping each interface attached as it should be.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::AsFd;
+use std::ffi::CStr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
-use aya::Ebpf;
-use aya::programs::cgroup_skb::CgroupSkbLink;
-use aya::programs::raw_trace_point::RawTracePointLink;
-use aya::programs::tc::SchedClassifierLink;
-use aya::programs::tp_btf::BtfTracePointLink;
-use aya::programs::{
-    CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, Program, ProgramError, TcAttachType,
-};
+use aya::programs::{ProgramError, TcAttachType};
 use thiserror::Error;
 
 mod clsact;
+mod filters;
+mod keep;
+mod link;
 mod tc;
 
 use super::Hook;
 use super::features::{Feature, Features};
-use super::load::{LOOPBACK, Loaded, Refusal, TP_BTF};
+use super::load::{Kept, LOOPBACK, Loaded, Refusal, TP_BTF};
 pub use super::state::{HookState, HookStates, Mode, SharedStates};
+use super::sys;
+pub use filters::remove_clsact;
+pub use keep::clear_filters;
+use link::{Link, Place};
+
+/// The tracepoint, for a program that does not have it in itself.
+const TRACEPOINT: &CStr = c"kfree_skb";
 
 /// A hook that could not be attached.
 #[derive(Debug, Error)]
@@ -52,8 +57,7 @@ pub struct Wanted {
 #[derive(Debug)]
 struct Interface {
     wanted: Wanted,
-    /// Held for their drop, which detaches.
-    links: BTreeMap<Hook, SchedClassifierLink>,
+    links: BTreeMap<Hook, Link>,
 }
 
 impl Wanted {
@@ -77,24 +81,19 @@ impl Wanted {
     }
 }
 
-/// A link to `kfree_skb`; its drop detaches.
-#[derive(Debug)]
-enum DropLink {
-    TpBtf { _link: BtfTracePointLink },
-    RawTp { _link: RawTracePointLink },
-}
-
 /// The attached programs.
 #[derive(Debug)]
 pub struct Hooks {
     loaded: Loaded,
-    drop_link: Option<DropLink>,
-    deliver_link: Option<CgroupSkbLink>,
+    drop_link: Option<Link>,
+    deliver_link: Option<Link>,
     interfaces: BTreeMap<u32, Interface>,
     tc_mode: Mode,
     /// Interfaces whose `clsact` is ours.
     own_clsact: BTreeSet<u32>,
     states: SharedStates,
+    /// While this daemon begins: when the one before was last alive, on the monotonic clock.
+    down_since: Option<Duration>,
 }
 
 impl Hooks {
@@ -117,6 +116,7 @@ impl Hooks {
             },
             own_clsact: BTreeSet::new(),
             states,
+            down_since: None,
         };
         this.say_refused();
         this
@@ -165,6 +165,20 @@ impl Hooks {
         !attached && self.loaded.refusal(hook).is_none()
     }
 
+    /// Attaches a program to what belongs to no interface.
+    fn attach_host(
+        &self,
+        hook: Hook,
+        program: Option<BorrowedFd<'_>>,
+        place: &Place<'_>,
+    ) -> Result<Link, Refused> {
+        let program = program.ok_or_else(|| Refused::by_kernel(ProgramError::NotLoaded))?;
+        let pin = self.pin(hook.as_str());
+        let (link, how) = link::attach(program, place, pin.as_deref()).map_err(Refused::by_call)?;
+        self.note(hook, how);
+        Ok(Link::Held(link))
+    }
+
     fn host_hook(&self, hook: Hook, result: Result<Mode, Refused>) -> Result<(), AttachError> {
         let state = result.as_ref().map_err(|refused| refused.why.clone());
         self.states.set(hook, "", state.copied());
@@ -184,15 +198,21 @@ impl Hooks {
     ///
     /// Where the program was not loaded, or the kernel refuses.
     pub fn attach_drop(&mut self) -> Result<(), AttachError> {
-        let result = match self.loaded.refusal(Hook::Drop) {
-            Some(refusal) => Err(refusal.into()),
-            None => attach_drop(&mut self.loaded).map_err(Refused::by_kernel),
-        };
-        let result = result.map(|link| {
-            let mode = match link {
-                DropLink::TpBtf { .. } => Mode::TpBtf,
-                DropLink::RawTp { .. } => Mode::RawTp,
+        let result = if let Some(refusal) = self.loaded.refusal(Hook::Drop) {
+            Err(refusal.into())
+        } else {
+            let (name, mode) = if self.loaded.drop_program == TP_BTF {
+                (None, Mode::TpBtf)
+            } else {
+                (Some(TRACEPOINT), Mode::RawTp)
             };
+            let program = self.loaded.drop_fd();
+            let kept = self.loaded.kept.as_ref();
+            let ports = kept.and_then(Kept::ports_before);
+            self.attach_host(Hook::Drop, program, &Place::Tracepoint { name, ports })
+                .map(|link| (link, mode))
+        };
+        let result = result.map(|(link, mode)| {
             self.drop_link = Some(link);
             mode
         });
@@ -212,7 +232,8 @@ impl Hooks {
                 program: false,
             }),
             (None, Ok(root)) => {
-                attach_deliver(&mut self.loaded.ebpf, root).map_err(Refused::by_kernel)
+                let place = Place::Cgroup(root.as_fd(), sys::BPF_CGROUP_INET_INGRESS);
+                self.attach_host(Hook::Deliver, self.loaded.program("deliver"), &place)
             }
         };
         let result = result.map(|link| {
@@ -270,8 +291,9 @@ impl Hooks {
         let mut first_error = None;
         for (hook, attach_type) in open {
             match self.attach_tc(index, &wanted, hook, attach_type) {
-                Ok(link) => {
+                Ok((link, how)) => {
                     links.insert(hook, link);
+                    self.note(hook, how);
                     self.states.set(hook, &wanted.name, Ok(self.tc_mode));
                 }
                 Err(Refused { why, program }) => {
@@ -306,29 +328,6 @@ impl Hooks {
         });
         incomplete.map(|(index, _)| *index).collect()
     }
-
-    /// Detaches an interface, or forgets one that is gone.
-    pub fn detach_interface(&mut self, index: u32) {
-        if let Some(interface) = self.interfaces.remove(&index) {
-            self.states.remove_interface(&interface.wanted.name);
-        }
-    }
-
-    /// Detaches everything. Gives the interfaces whose `clsact` was added here and is to be removed.
-    #[must_use]
-    pub fn detach_all(self) -> BTreeSet<u32> {
-        let Self {
-            loaded,
-            drop_link,
-            deliver_link,
-            interfaces,
-            own_clsact,
-            ..
-        } = self;
-        drop(interfaces);
-        drop((drop_link, deliver_link, loaded));
-        own_clsact
-    }
 }
 
 /// Why something was not attached.
@@ -339,6 +338,14 @@ struct Refused {
 }
 
 impl Refused {
+    #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+    fn by_call(error: std::io::Error) -> Self {
+        Self {
+            why: error.to_string(),
+            program: false,
+        }
+    }
+
     fn by_kernel(error: ProgramError) -> Self {
         let why = match error {
             ProgramError::SyscallError(error) => format!("{}: {}", error.call, error.io_error),
@@ -358,29 +365,4 @@ impl From<&Refusal> for Refused {
             program: true,
         }
     }
-}
-
-fn attach_drop(loaded: &mut Loaded) -> Result<DropLink, ProgramError> {
-    let program = loaded.ebpf.program_mut(loaded.drop_program);
-    match program.ok_or(ProgramError::NotLoaded)? {
-        Program::BtfTracePoint(program) => {
-            let id = program.attach()?;
-            let link = program.take_link(id)?;
-            Ok(DropLink::TpBtf { _link: link })
-        }
-        Program::RawTracePoint(program) => {
-            let id = program.attach(TP_BTF)?;
-            let link = program.take_link(id)?;
-            Ok(DropLink::RawTp { _link: link })
-        }
-        _ => Err(ProgramError::UnexpectedProgramType),
-    }
-}
-
-fn attach_deliver(ebpf: &mut Ebpf, root: impl AsFd) -> Result<CgroupSkbLink, ProgramError> {
-    let program = ebpf.program_mut("deliver");
-    let program: &mut CgroupSkb = program.ok_or(ProgramError::NotLoaded)?.try_into()?;
-    // `Single` means no flags: links stand beside others anyway, and refuse the flag for it.
-    let id = program.attach(root, CgroupSkbAttachType::Ingress, CgroupAttachMode::Single)?;
-    program.take_link(id)
 }

@@ -1,7 +1,7 @@
 //! Reading the attempts out of the map in which the kernel programs follow them.
 
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd, OwnedFd};
 
 use aya::Ebpf;
 use aya::maps::{Map, MapData, PerCpuArray};
@@ -33,6 +33,7 @@ pub struct Counted {
 
 /// The map of attempts.
 pub struct AttemptMap {
+    id: u32,
     map: MapData,
     counts: PerCpuArray<MapData, u64>,
     created: PerCpuArray<MapData, u64>,
@@ -53,7 +54,13 @@ impl AttemptMap {
     ///
     /// Where the object lacks one.
     pub fn new(ebpf: &mut Ebpf) -> Result<Self, TableError> {
+        let id = match ebpf.map("ATTEMPTS_CREATED") {
+            Some(Map::PerCpuArray(map)) => map.info().map(|info| info.id()),
+            _ => return Err(TableError::NoMap("ATTEMPTS_CREATED")),
+        };
         Ok(Self {
+            // 0 is no map's.
+            id: id.unwrap_or(0),
             map: match ebpf.take_map("ATTEMPTS") {
                 Some(Map::LruHashMap(map)) => map,
                 _ => return Err(TableError::NoMap("ATTEMPTS")),
@@ -63,6 +70,12 @@ impl AttemptMap {
             keys: Vec::new(),
             values: Vec::new(),
         })
+    }
+
+    /// The number of the map that counts records: in one boot, no other one gets it.
+    #[must_use]
+    pub const fn id(&self) -> u32 {
+        self.id
     }
 
     /// What was counted so far.
@@ -90,6 +103,11 @@ impl AttemptMap {
     ///
     /// What the kernel said.
     pub fn read(&mut self) -> io::Result<Vec<(AttemptKey, Attempt)>> {
+        let map = self.map.fd().as_fd().try_clone_to_owned()?;
+        self.read_from(&map)
+    }
+
+    fn read_from(&mut self, map: &impl AsFd) -> io::Result<Vec<(AttemptKey, Attempt)>> {
         let none = AttemptKey {
             family: 0,
             sequence: 0,
@@ -101,7 +119,7 @@ impl AttemptMap {
             self.keys.resize(room, none);
             self.values.resize(room, Attempt::default());
             let read = sys::lookup_batch(
-                &self.map.fd().as_fd(),
+                map,
                 position,
                 self.keys.as_mut_ptr().cast(),
                 self.values.as_mut_ptr().cast(),
@@ -122,6 +140,18 @@ impl AttemptMap {
             }
             position = next;
         }
+    }
+
+    /// Takes the entries of a map over that had another size.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel said.
+    pub fn take_over(&mut self, before: &OwnedFd) -> io::Result<()> {
+        for (key, attempt) in self.read_from(&before.as_fd())? {
+            sys::object::insert(&self.map.fd().as_fd(), &key, &attempt)?;
+        }
+        Ok(())
     }
 
     /// Takes entries out of the map.

@@ -2,19 +2,22 @@
 
 use std::collections::BTreeMap;
 
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 
 use aya::Ebpf;
 use aya::maps::{MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues};
-use aya::programs::ProgramFd;
 use monitor_common::counter::{Count, SLOTS, Slot};
 use monitor_common::drop::{DropKey, Group, MAX_DROP_KEYS};
 use monitor_common::event::loss;
-use monitor_common::interface::{InterfaceCount, MAX_INTERFACES, NO_INTERFACE, OTHER_INTERFACES};
+use monitor_common::interface::{
+    InterfaceCount, MAX_INTERFACES, NO_INTERFACE, OTHER_INTERFACES, RETIRED,
+};
 use thiserror::Error;
 
-use super::load::{RAW_TP, TP_BTF};
 use super::tables::{TableError, take};
+
+/// An element is made only where none is (`include/uapi/linux/bpf.h`).
+const BPF_NOEXIST: u64 = 1;
 
 /// A counter map could not be read.
 #[derive(Debug, Error)]
@@ -33,7 +36,7 @@ pub struct Counters {
     interfaces: PerCpuHashMap<MapData, u32, InterfaceCount>,
     fragments: PerCpuArray<MapData, u64>,
     losses: PerCpuArray<MapData, u64>,
-    drop_program: Option<ProgramFd>,
+    drop_program: Option<OwnedFd>,
 }
 
 impl std::fmt::Debug for Counters {
@@ -104,20 +107,19 @@ fn sum_counts(values: &PerCpuValues<Count>) -> Count {
 fn sum_interface(values: &PerCpuValues<InterfaceCount>) -> InterfaceCount {
     let mut sum = InterfaceCount::default();
     for count in values.iter() {
-        for direction in 0..3 {
-            sum.passed[direction] += count.passed[direction];
-            sum.dropped[direction] += count.dropped[direction];
-            sum.revoked[direction] += count.revoked[direction];
-            sum.taken[direction] += count.taken[direction];
-        }
+        add_interface(&mut sum, count);
     }
     sum
 }
 
-/// The drop program that is loaded.
-fn drop_program(ebpf: &Ebpf) -> Option<ProgramFd> {
-    let fd = |name: &&str| ebpf.program(name)?.fd().ok()?.try_clone().ok();
-    [TP_BTF, RAW_TP].iter().find_map(fd)
+/// Adds one count to another.
+pub(crate) fn add_interface(sum: &mut InterfaceCount, count: &InterfaceCount) {
+    for direction in 0..3 {
+        sum.passed[direction] += count.passed[direction];
+        sum.dropped[direction] += count.dropped[direction];
+        sum.revoked[direction] += count.revoked[direction];
+        sum.taken[direction] += count.taken[direction];
+    }
 }
 
 impl Counters {
@@ -129,8 +131,8 @@ impl Counters {
     pub fn new(ebpf: &mut Ebpf) -> Result<Self, TableError> {
         let mut interfaces: PerCpuHashMap<MapData, u32, InterfaceCount> =
             take(ebpf, "INTERFACE_COUNTS")?;
-        // These two must have room whatever comes: where the map is full, the second takes it.
-        for index in [NO_INTERFACE, OTHER_INTERFACES] {
+        // These must have room whatever comes: where the map is full, the second takes it.
+        for index in [NO_INTERFACE, OTHER_INTERFACES, RETIRED] {
             let written = |source| TableError::Write {
                 map: "INTERFACE_COUNTS",
                 source,
@@ -139,7 +141,12 @@ impl Counters {
                 aya::util::nr_cpus().map_err(|(_, error)| written(MapError::IoError(error)))?;
             let zeros = PerCpuValues::try_from(vec![InterfaceCount::default(); cpus])
                 .map_err(|error| written(MapError::IoError(error)))?;
-            interfaces.insert(index, zeros, 0).map_err(written)?;
+            // What a daemon before left there stays.
+            match interfaces.insert(index, zeros, BPF_NOEXIST) {
+                Err(MapError::SyscallError(error))
+                    if error.io_error.raw_os_error() == Some(libc::EEXIST) => {}
+                result => result.map_err(written)?,
+            }
         }
         Ok(Self {
             allowed: take(ebpf, "ALLOWED")?,
@@ -147,13 +154,35 @@ impl Counters {
             interfaces,
             fragments: take(ebpf, "FRAGMENTS")?,
             losses: take(ebpf, "LOSSES")?,
-            drop_program: drop_program(ebpf),
+            drop_program: None,
         })
     }
 
-    /// The drop program was loaded late: from now on its missed calls are told.
-    pub fn watch_drop_program(&mut self, ebpf: &Ebpf) {
-        self.drop_program = drop_program(ebpf);
+    /// From now on the missed calls of this drop program are told.
+    pub fn watch_drop_program(&mut self, program: Option<BorrowedFd<'_>>) {
+        self.drop_program = program.and_then(|program| program.try_clone_to_owned().ok());
+    }
+
+    /// Adds the missed calls of a drop program whose place another one takes.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel refuses.
+    pub fn take_missed(&mut self, program: &OwnedFd) -> Result<(), ReadError> {
+        let losses = || failed("LOSSES");
+        let mut before = self
+            .losses
+            .get(&loss::MISSED_BEFORE, 0)
+            .map_err(losses())?
+            .to_vec();
+        if let Some(first) = before.first_mut() {
+            *first += recursion_misses(program);
+        }
+        let values =
+            PerCpuValues::try_from(before).map_err(|error| losses()(MapError::IoError(error)))?;
+        self.losses
+            .set(loss::MISSED_BEFORE, values, 0)
+            .map_err(losses())
     }
 
     /// Reads everything. Drops are read before allowed packets: one that is counted as allowed and then
@@ -202,7 +231,9 @@ impl Counters {
         for (sum, values) in snapshot.losses.iter_mut().zip(self.losses.iter()) {
             *sum = values.map_err(failed("LOSSES"))?.iter().sum();
         }
-        snapshot.missed = self.drop_program.as_ref().map(recursion_misses);
+        let before = snapshot.losses[loss::MISSED_BEFORE as usize];
+        let drop_program = self.drop_program.as_ref();
+        snapshot.missed = drop_program.map(|program| before + recursion_misses(program));
         Ok(snapshot)
     }
 
@@ -219,29 +250,50 @@ impl Counters {
         Ok(losses)
     }
 
-    /// Takes an interface that is gone out of the map and returns what it had counted.
+    /// Takes an interface that is gone out of the map, and adds what it had counted to [`RETIRED`]. Killed
+    /// in between, the daemon counts it twice, and never less than before.
     ///
     /// # Errors
     ///
     /// Where the kernel refuses.
-    pub fn retire_interface(&mut self, index: u32) -> Result<InterfaceCount, ReadError> {
-        let count = match self.interfaces.get(&index, 0) {
-            Ok(values) => sum_interface(&values),
-            Err(MapError::KeyNotFound) => return Ok(InterfaceCount::default()),
-            Err(error) => return Err(failed("INTERFACE_COUNTS")(error)),
+    pub fn retire_interface(&mut self, index: u32) -> Result<(), ReadError> {
+        let failed = || failed("INTERFACE_COUNTS");
+        let gone = match self.interfaces.get(&index, 0) {
+            Ok(values) => values,
+            Err(MapError::KeyNotFound) => return Ok(()),
+            Err(error) => return Err(failed()(error)),
         };
-        self.interfaces
-            .remove(&index)
-            .map_err(failed("INTERFACE_COUNTS"))?;
-        Ok(count)
+        let mut sum = match self.interfaces.get(&RETIRED, 0) {
+            Ok(values) => values.to_vec(),
+            Err(MapError::KeyNotFound) => vec![InterfaceCount::default(); gone.len()],
+            Err(error) => return Err(failed()(error)),
+        };
+        for (sum, count) in sum.iter_mut().zip(gone.iter()) {
+            add_interface(sum, count);
+        }
+        let sum =
+            PerCpuValues::try_from(sum).map_err(|error| failed()(MapError::IoError(error)))?;
+        self.interfaces.insert(RETIRED, sum, 0).map_err(failed())?;
+        self.interfaces.remove(&index).map_err(failed())
+    }
+
+    /// The interfaces that have counted, by index.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel refuses.
+    pub fn interfaces(&self) -> Result<Vec<u32>, ReadError> {
+        let keys = self.interfaces.keys();
+        keys.collect::<Result<_, _>>()
+            .map_err(failed("INTERFACE_COUNTS"))
     }
 }
 
 /// How often the kernel did not run a program because an interrupt came while it ran on the same CPU
 /// (`bpf_prog_inc_misses_counter`). Before 5.12 it ran programs for such packets too, and showed no number:
 /// 0. What got lost by that, the program itself counts.
-fn recursion_misses(program: &ProgramFd) -> u64 {
-    let path = format!("/proc/self/fdinfo/{}", program.as_fd().as_raw_fd());
+fn recursion_misses(program: &OwnedFd) -> u64 {
+    let path = format!("/proc/self/fdinfo/{}", program.as_raw_fd());
     let text = std::fs::read_to_string(path).unwrap_or_default();
     parse_misses(&text).unwrap_or(0)
 }

@@ -1,20 +1,26 @@
 //! Loading the programs, each on its own: what one kernel refuses takes away one hook, not the daemon.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfLoader, Endianness, VerifierLogLevel};
 use thiserror::Error;
+use tracing::warn;
 
+mod kept;
 mod next;
+mod plan;
 mod text;
 
 use super::Hook;
-use super::facts::KernelFacts;
-use super::features::{Feature, Features, LEFT_OUT};
+use super::features::{Feature, Features};
 use super::kernel::Kernel;
+use super::pins::Pins;
+pub use kept::Kept;
 use next::Next;
+use plan::{digest, globals, refusal};
 use text::{chain, excerpt};
 
 /// Settings that are frozen into the programs.
@@ -72,8 +78,10 @@ pub enum Cause {
 /// The loaded object: which programs are there, and why some are not.
 #[derive(Debug)]
 pub struct Loaded {
-    /// The object.
+    /// The object. Programs that were taken over are not in it.
     pub ebpf: Ebpf,
+    /// The programs that are loaded.
+    programs: BTreeMap<&'static str, OwnedFd>,
     /// Name of the program that serves [`Hook::Drop`]: `kfree_skb`, or `kfree_skb_raw`.
     pub drop_program: &'static str,
     /// The programs that are not loaded.
@@ -85,6 +93,8 @@ pub struct Loaded {
     /// Where the kernel's BTF is.
     btf: Option<PathBuf>,
     verifier_log: bool,
+    /// What goes on while no daemon runs; `None` where nothing does.
+    pub kept: Option<Kept>,
 }
 
 /// The programs and the hook that each serves. Of the first two, one is loaded.
@@ -98,6 +108,12 @@ const PROGRAMS: &[(&str, Hook)] = &[
     ("ingress_ethernet", Hook::Ingress),
     ("ingress_other", Hook::Ingress),
 ];
+
+/// Those of them that are wanted with this drop program.
+fn programs_with(drop_program: &'static str) -> impl Iterator<Item = (&'static str, Hook)> {
+    let wanted = move |(name, hook): &(&str, Hook)| *hook != Hook::Drop || *name == drop_program;
+    PROGRAMS.iter().copied().filter(wanted)
+}
 
 /// The programs that are attached to interfaces.
 pub(super) fn of_interfaces() -> impl Iterator<Item = &'static str> {
@@ -114,7 +130,8 @@ pub const LOOPBACK: &str = "egress_loopback";
 /// The drop program as a raw tracepoint.
 pub(super) const RAW_TP: &str = "kfree_skb_raw";
 
-/// Loads everything that this kernel takes.
+/// Loads everything that this kernel takes. Where there are pins, what counted before goes on: see
+/// [`super::pins`].
 ///
 /// # Errors
 ///
@@ -123,94 +140,58 @@ pub fn load(
     kernel: &Kernel,
     features: &Features,
     settings: &Settings,
+    pins: Option<Pins>,
 ) -> Result<Loaded, LoadError> {
-    let facts = &kernel.facts;
     let has_cookie = settings.netns_cookie.is_some() && features.has(Feature::NetnsCookieCgroup);
     let drop_program = if features.has(Feature::TpBtf) {
         TP_BTF
     } else {
         RAW_TP
     };
-    let has_reason = u8::from(facts.has_reason);
-    let has_receiving_socket = u8::from(facts.has_receiving_socket);
-    let cookie = settings.netns_cookie.unwrap_or(0);
-    let has_cookie_flag = u8::from(has_cookie);
-    let log_dropped = u8::from(settings.log_dropped);
-    let log_allowed = u8::from(settings.log_allowed);
-    let period = 1_000_000_000 / u64::from(settings.log_rate.max(1));
-    let burst = period.saturating_mul(u64::from(settings.log_burst.max(1)) - 1);
+    let names = || programs_with(drop_program).map(|(name, _)| name);
+    let refusals = names().filter_map(|name| {
+        let refusal = refusal(name, kernel, features, has_cookie)?;
+        Some((name, refusal))
+    });
+    let refused: BTreeMap<_, _> = refusals.collect();
+    let globals = globals(kernel, settings, has_cookie);
+    let mut kept = Kept::find(pins, digest(&globals, settings, drop_program, &refused));
 
     let mut loader = EbpfLoader::new();
     // For relocations, of which the object has none.
     loader.btf(None);
-    for (name, value) in &facts.offsets {
-        loader.override_global(name, value, true);
+    for (name, value) in &globals {
+        loader.override_global(name, value.as_slice(), true);
     }
-    loader
-        .override_global("HAS_REASON", &has_reason, true)
-        .override_global("HAS_RECEIVING_SOCKET", &has_receiving_socket, true)
-        .override_global("NETNS_INUM", &settings.netns_inum, true)
-        .override_global("NETNS_COOKIE", &cookie, true)
-        .override_global("HAS_NETNS_COOKIE", &has_cookie_flag, true)
-        .override_global("LOG_DROPPED", &log_dropped, true)
-        .override_global("LOG_ALLOWED", &log_allowed, true)
-        .override_global("LOG_PERIOD_NS", &period, true)
-        .override_global("LOG_BURST_NS", &burst, true)
-        .override_global(aya_log::LEVEL, &settings.diagnostics, true);
     loader.map_max_entries("ATTEMPTS", settings.max_attempts);
+    let paths = kept.as_ref().map(|kept| kept.maps(settings.max_attempts));
+    for (name, path) in paths.iter().flatten() {
+        loader.map_pin_path(name, path.as_path());
+    }
     if settings.verifier_log {
         loader.verifier_log_level(VerifierLogLevel::VERBOSE | VerifierLogLevel::STATS);
     }
     let ebpf = loader
         .load(super::OBJECT)
         .map_err(|error| LoadError::Object(Box::new(error)))?;
+    if let Some(Err(error)) = kept.as_mut().map(|kept| kept.pin_maps(&ebpf)) {
+        warn!("a restart will begin to count anew, as nothing can be pinned: {error}");
+        kept = None;
+    }
 
     let mut all = Loaded {
         ebpf,
+        programs: BTreeMap::new(),
         drop_program,
-        refused: BTreeMap::new(),
+        refused,
         unfollowed: BTreeMap::new(),
         in_place: BTreeSet::new(),
         btf: kernel.btf.clone().ok(),
         verifier_log: settings.verifier_log,
+        kept,
     };
-    let names: Vec<&'static str> = all.programs().map(|(name, _)| name).collect();
-    for &name in &names {
-        if name == "deliver"
-            && let Some(feature) = [Feature::CgroupIngress, Feature::CgroupRoot]
-                .into_iter()
-                .find(|feature| features.is_left_out(*feature))
-        {
-            // Missing in earnest, they show when the hook is attached, and may come later.
-            let refusal = Refusal {
-                why: format!("{}: {LEFT_OUT}", feature.row().name),
-                cause: Cause::Kernel,
-            };
-            all.refused.insert(name, refusal);
-        } else if let Some(why) = features.why_missing(Feature::KernelReads)
-            && KernelFacts::reads_kernel(name, has_cookie)
-        {
-            let refusal = Refusal {
-                why: format!("programs may not read the kernel's memory: {why}"),
-                cause: Cause::Kernel,
-            };
-            all.refused.insert(name, refusal);
-        } else if let Some(field) = facts.obstacle(name, has_cookie) {
-            let refusal = match &kernel.btf {
-                Err(why) => Refusal {
-                    why: format!(
-                        "the kernel's BTF can't be read ({why}); give it in a file with --btf FILE"
-                    ),
-                    cause: Cause::NoBtf,
-                },
-                Ok(_) => Refusal {
-                    why: field.to_string(),
-                    cause: Cause::Kernel,
-                },
-            };
-            all.refused.insert(name, refusal);
-        }
-    }
+    let names: Vec<&'static str> = names().collect();
+    all.take_pinned(&names);
     all.load_missing(&names);
     Ok(all)
 }
@@ -218,10 +199,52 @@ pub fn load(
 impl Loaded {
     /// The programs that are wanted here, and their hooks.
     pub fn programs(&self) -> impl Iterator<Item = (&'static str, Hook)> + use<> {
-        let drop_program = self.drop_program;
-        let wanted =
-            move |(name, hook): &(&str, Hook)| *hook != Hook::Drop || *name == drop_program;
-        PROGRAMS.iter().copied().filter(wanted)
+        programs_with(self.drop_program)
+    }
+
+    /// A program that is loaded.
+    pub(super) fn program(&self, name: &str) -> Option<BorrowedFd<'_>> {
+        self.programs.get(name).map(AsFd::as_fd)
+    }
+
+    /// The drop program, where it is loaded.
+    #[must_use]
+    pub fn drop_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.program(self.drop_program)
+    }
+
+    /// Takes the programs that a daemon of the same build left; those that go on with others are in place
+    /// as well.
+    fn take_pinned(&mut self, names: &[&'static str]) {
+        let Some(kept) = &self.kept else { return };
+        for &name in names {
+            for next in Next::of(name) {
+                if let Some(program) = kept.program(next.name) {
+                    self.in_place.insert(next.name);
+                    self.programs.insert(next.name, program);
+                }
+            }
+            if let Some(program) = kept.program(name) {
+                self.programs.insert(name, program);
+            }
+        }
+    }
+
+    /// Loads one program, and pins it.
+    fn load_one(&mut self, name: &'static str) -> Result<(), Refusal> {
+        let loaded = load_one(&mut self.ebpf, name, self.btf.as_deref());
+        match loaded {
+            Ok(program) => {
+                if let Some(kept) = &self.kept
+                    && let Err(error) = kept.pin_program(name, &program)
+                {
+                    warn!("while no daemon runs, {name} does not count: {error}");
+                }
+                self.programs.insert(name, program);
+                Ok(())
+            }
+            Err(error) => Err(self.describe(name, &error)),
+        }
     }
 
     /// Those of them that count packets.
@@ -288,11 +311,10 @@ impl Loaded {
             if self.refused.contains_key(name) {
                 continue;
             }
-            let result = match self.load_next(name) {
-                Ok(()) => load_one(&mut self.ebpf, name, self.btf.as_deref())
-                    .map_err(|error| self.describe(name, &error)),
-                Err(refusal) => Err(refusal),
-            };
+            let mut result = self.load_next(name);
+            if result.is_ok() && !self.programs.contains_key(name) {
+                result = self.load_one(name);
+            }
             if let Err(refusal) = result {
                 self.refused.insert(name, refusal);
             }
@@ -305,15 +327,17 @@ impl Loaded {
             if self.in_place.contains(next.name) {
                 continue;
             }
-            let result = match load_one(&mut self.ebpf, next.name, self.btf.as_deref()) {
-                Ok(()) | Err(ProgramError::AlreadyLoaded) => {
-                    next.put(&mut self.ebpf).map_err(|error| Refusal {
-                        why: format!("nothing can go on with {}: {}", next.name, chain(&error)),
-                        cause: Cause::Kernel,
-                    })
-                }
-                Err(error) => Err(self.describe(next.name, &error)),
+            let loaded = if self.programs.contains_key(next.name) {
+                Ok(())
+            } else {
+                self.load_one(next.name)
             };
+            let result = loaded.and_then(|()| {
+                next.put(&mut self.ebpf).map_err(|error| Refusal {
+                    why: format!("nothing can go on with {}: {}", next.name, chain(&error)),
+                    cause: Cause::Kernel,
+                })
+            });
             match result {
                 Ok(()) => {
                     self.unfollowed.remove(next.name);
@@ -366,19 +390,20 @@ fn cause(error: &std::io::Error) -> Cause {
     }
 }
 
-fn load_one(ebpf: &mut Ebpf, name: &str, btf: Option<&Path>) -> Result<(), ProgramError> {
+fn load_one(ebpf: &mut Ebpf, name: &str, btf: Option<&Path>) -> Result<OwnedFd, ProgramError> {
     let program = ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)?;
     match program {
         Program::BtfTracePoint(program) => {
             let btf = btf.ok_or(ProgramError::NotLoaded)?;
             // Named after the tracepoint, whatever the program's own name is.
-            program.load(TP_BTF, &aya::Btf::parse_file(btf, Endianness::default())?)
+            program.load(TP_BTF, &aya::Btf::parse_file(btf, Endianness::default())?)?;
         }
-        Program::RawTracePoint(program) => program.load(),
-        Program::CgroupSkb(program) => program.load(),
-        Program::SchedClassifier(program) => program.load(),
-        _ => Err(ProgramError::UnexpectedProgramType),
+        Program::RawTracePoint(program) => program.load()?,
+        Program::CgroupSkb(program) => program.load()?,
+        Program::SchedClassifier(program) => program.load()?,
+        _ => return Err(ProgramError::UnexpectedProgramType),
     }
+    Ok(program.fd()?.as_fd().try_clone_to_owned()?)
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@ use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData, MapError};
 use monitor_common::attempt::MAX_SILENT_HOSTS;
 
+use crate::attempt::tracker::address;
+
 use super::tables::{TableError, address_key, take};
 
 /// The table of these hosts.
@@ -34,11 +36,16 @@ impl SilentHosts {
     ///
     /// Where the object lacks one.
     pub fn new(ebpf: &mut Ebpf) -> Result<Self, TableError> {
+        let map: HashMap<MapData, [u8; 16], u64> = take(ebpf, "SILENT_HOSTS")?;
+        let switch: Array<MapData, u32> = take(ebpf, "LOOK_OUT")?;
+        // A daemon before may have left some.
+        let present = map.keys().filter_map(Result::ok).map(address).collect();
+        let looks_out = switch.get(&0, 0).is_ok_and(|value| value != 0);
         Ok(Self {
-            map: take(ebpf, "SILENT_HOSTS")?,
-            look_out: take(ebpf, "LOOK_OUT")?,
-            present: HashSet::new(),
-            looks_out: false,
+            map,
+            look_out: switch,
+            present,
+            looks_out,
         })
     }
 

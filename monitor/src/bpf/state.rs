@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::Hook;
 
@@ -57,6 +58,10 @@ pub struct SharedStates(Arc<Mutex<States>>);
 struct States {
     hooks: HookStates,
     refused: BTreeSet<Hook>,
+    /// For how long each hook did not count when this daemon took it over, at the worst place.
+    gaps: BTreeMap<Hook, Duration>,
+    /// How often each was attached again after somebody else had taken it off.
+    reattached: BTreeMap<Hook, u64>,
 }
 
 impl SharedStates {
@@ -74,6 +79,33 @@ impl SharedStates {
     #[must_use]
     pub fn is_refused(&self, hook: Hook) -> bool {
         self.lock().refused.contains(&hook)
+    }
+
+    /// For how long each hook did not count when this daemon took it over, at the worst place.
+    #[must_use]
+    pub fn gaps(&self) -> BTreeMap<Hook, Duration> {
+        self.lock().gaps.clone()
+    }
+
+    pub(super) fn note_gap(&self, hook: Hook, gap: Duration) {
+        let mut states = self.lock();
+        let worst = states.gaps.entry(hook).or_default();
+        *worst = (*worst).max(gap);
+    }
+
+    /// How often each hook was attached again after somebody else had taken it off.
+    #[must_use]
+    pub fn reattached(&self) -> BTreeMap<Hook, u64> {
+        self.lock().reattached.clone()
+    }
+
+    /// Goes on counting from what a daemon before counted.
+    pub fn resume_reattached(&self, counts: BTreeMap<Hook, u64>) {
+        self.lock().reattached = counts;
+    }
+
+    pub(super) fn note_reattached(&self, hook: Hook) {
+        *self.lock().reattached.entry(hook).or_default() += 1;
     }
 
     pub(super) fn set(&self, hook: Hook, interface: &str, state: HookState) {

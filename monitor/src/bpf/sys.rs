@@ -9,6 +9,9 @@ use std::os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
+pub(super) mod link;
+pub(super) mod object;
+
 /// `enum bpf_cmd`
 const BPF_MAP_CREATE: libc::c_long = 0;
 const BPF_PROG_LOAD: libc::c_long = 5;
@@ -164,7 +167,7 @@ struct RawTracepointOpen {
 }
 
 /// Attaches a tracepoint program; a BTF one has the tracepoint in itself. Closing the link detaches it.
-pub(super) fn attach_tracepoint(program: &OwnedFd, name: Option<&CStr>) -> io::Result<OwnedFd> {
+pub(super) fn attach_tracepoint(program: &impl AsFd, name: Option<&CStr>) -> io::Result<OwnedFd> {
     bpf_fd(
         BPF_RAW_TRACEPOINT_OPEN,
         &mut RawTracepointOpen {
@@ -332,7 +335,7 @@ struct ObjPin {
 }
 
 /// Pins a program, map or link at a path of a BPF file system.
-pub(super) fn pin(fd: &OwnedFd, path: &Path) -> io::Result<()> {
+pub(super) fn pin(fd: &impl AsFd, path: &Path) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut attr = ObjPin {
         pathname: path.as_ptr() as u64,

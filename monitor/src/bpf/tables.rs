@@ -1,5 +1,6 @@
 //! What the daemon tells the kernel programs: ports, reasons, places, interfaces, addresses.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use aya::Ebpf;
@@ -151,6 +152,33 @@ impl Tables {
     /// Where the kernel refuses.
     pub fn remove_interface(&mut self, index: u32) -> Result<(), TableError> {
         absent_is_fine("INTERFACES", self.interfaces.remove(&index))
+    }
+
+    /// Forgets the interfaces that are not known, and all addresses but these.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel refuses.
+    pub fn keep_only(
+        &mut self,
+        is_known: impl Fn(u32) -> bool,
+        addresses: &BTreeSet<IpAddr>,
+    ) -> Result<(), TableError> {
+        let read = |map| move |source| TableError::Write { map, source };
+        let keys: Result<Vec<u32>, _> = self.interfaces.keys().collect();
+        for index in keys.map_err(read("INTERFACES"))? {
+            if !is_known(index) {
+                self.remove_interface(index)?;
+            }
+        }
+        let wanted: BTreeSet<[u8; 16]> = addresses.iter().copied().map(address_key).collect();
+        let keys: Result<Vec<[u8; 16]>, _> = self.addresses.keys().collect();
+        for key in keys.map_err(read("LOCAL_ADDRESSES"))? {
+            if !wanted.contains(&key) {
+                absent_is_fine("LOCAL_ADDRESSES", self.addresses.remove(&key))?;
+            }
+        }
+        Ok(())
     }
 
     /// Adds an address of this host.

@@ -26,6 +26,9 @@ pub(super) struct Keys {
     pub(super) log_level: Option<Spanned<String>>,
     pub(super) bpf_log: Option<Spanned<String>>,
     pub(super) btf: Option<Spanned<String>>,
+    pub(super) bpffs: Option<Spanned<String>>,
+    pub(super) state_dir: Option<Spanned<String>>,
+    pub(super) ephemeral: Option<bool>,
     pub(super) verifier_log: Option<bool>,
     pub(super) builtin_traffics: Option<Spanned<bool>>,
     #[serde(default)]

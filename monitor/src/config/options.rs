@@ -255,6 +255,21 @@ pub fn switch(text: &str) -> Result<bool, String> {
     }
 }
 
+/// The path of a folder, which must not depend on where the daemon is started.
+///
+/// # Errors
+///
+/// A sentence that has the path.
+pub fn folder(text: &str) -> Result<PathBuf, String> {
+    if text.starts_with('/') {
+        Ok(PathBuf::from(text))
+    } else {
+        Err(format!(
+            "\"{text}\" is not the whole path of a folder; begin it with /"
+        ))
+    }
+}
+
 /// The path of a file.
 ///
 /// # Errors

@@ -162,6 +162,9 @@ fn a_flag_beats_the_environment_beats_the_file() {
         log_level: Some(LogLevel::Trace),
         bpf_log: Some(BpfLog::Warn),
         btf: Some(PathBuf::from("/flag")),
+        bpffs: Some(PathBuf::from("/flag/bpf")),
+        state_dir: Some(PathBuf::from("/flag/state")),
+        ephemeral: Some(true),
         verifier_log: Some(true),
     };
     let config = Config::new(sources).unwrap();
@@ -180,6 +183,47 @@ fn a_flag_beats_the_environment_beats_the_file() {
     assert_eq!((config.bpf_log, config.verifier_log), (BpfLog::Warn, true));
     assert_eq!(config.max_attempts, 1026);
     assert_eq!(config.btf, Some(PathBuf::from("/flag")));
+}
+
+#[test]
+fn what_is_kept_comes_from_the_highest_layer() {
+    let keep = |config: &Config| {
+        let kept = &config.kept;
+        let paths = [&kept.bpffs, &kept.state_dir].map(|path| path.display().to_string());
+        (paths, kept.ephemeral)
+    };
+    let of = |bpffs: &str, state: &str| [bpffs.to_owned(), state.to_owned()];
+    let plain = Config::new(Fixture::new("").sources()).unwrap();
+    assert_eq!(keep(&plain), (of("/sys/fs/bpf", "/run/peerwatch"), false));
+    let file = "bpffs = \"/file/bpf\"\nstate_dir = \"/file/state\"\nephemeral = true";
+    let fixture = Fixture::new(file);
+    let mut sources = fixture.sources();
+    let config = Config::new(sources.clone()).unwrap();
+    assert_eq!(keep(&config), (of("/file/bpf", "/file/state"), true));
+    assert_eq!(
+        plain.changed_keys(&config),
+        ["bpffs", "state_dir", "ephemeral"]
+    );
+    sources.environment = [
+        ("PEERWATCH_BPFFS", "/env/bpf"),
+        ("PEERWATCH_STATE_DIR", "/env/state"),
+        ("PEERWATCH_EPHEMERAL", "no"),
+    ]
+    .into_iter()
+    .collect();
+    let config = Config::new(sources.clone()).unwrap();
+    assert_eq!(keep(&config), (of("/env/bpf", "/env/state"), false));
+    sources.flags.bpffs = Some(PathBuf::from("/flag/bpf"));
+    sources.flags.state_dir = Some(PathBuf::from("/flag/state"));
+    sources.flags.ephemeral = Some(true);
+    let config = Config::new(sources).unwrap();
+    assert_eq!(keep(&config), (of("/flag/bpf", "/flag/state"), true));
+    let error = Config::new(Fixture::new("state_dir = \"run\"").sources()).unwrap_err();
+    let error = error.to_string();
+    assert!(
+        error.contains("\"run\" is not the whole path of a folder"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -8,6 +8,7 @@ use tracing::{info, warn};
 
 use super::attempts::{self, Attempts, monotonic};
 use super::events::PacketLog;
+use super::keep::Store;
 use super::states::{self, States};
 use crate::attempt::tracker::Table;
 use crate::bpf::attach::SharedStates;
@@ -15,6 +16,7 @@ use crate::conntrack;
 use crate::kallsyms::{KALLSYMS, Kallsyms};
 use crate::metrics::Source;
 use crate::ruleset::{Change, RulesetWatcher};
+use crate::saved::{Saved, SavedRef};
 
 /// How long a full connection table explains drops.
 const FULL: Duration = Duration::from_secs(2);
@@ -40,6 +42,9 @@ pub(super) struct Answer {
     evaluation: Interval,
     rules: Option<RulesetWatcher>,
     refusals: Refusals,
+    store: Option<Store>,
+    /// Whether anything happened that is not noted yet.
+    is_news: bool,
 }
 
 /// Refusals of the connection table.
@@ -101,17 +106,22 @@ impl Answer {
     pub(super) fn begin(
         attempts: Attempts,
         hooks: SharedStates,
+        (store, saved): (Option<Store>, Option<Saved>),
         source: &Source,
         log: &mut PacketLog,
     ) -> Self {
-        let mut this = Self::new(attempts, hooks);
+        let mut this = Self::new(attempts, hooks, store);
+        if let Some(saved) = saved {
+            this.attempts.resume(saved.attempts);
+            this.states.resume(saved.states);
+        }
         for due in [Due::Reading, Due::Evaluation] {
             this.work(due, source, log);
         }
         this
     }
 
-    fn new(attempts: Attempts, hooks: SharedStates) -> Self {
+    fn new(attempts: Attempts, hooks: SharedStates, store: Option<Store>) -> Self {
         let rules = match RulesetWatcher::new() {
             Ok(rules) => Some(rules),
             Err(error) => {
@@ -127,6 +137,8 @@ impl Answer {
             evaluation: every(states::INTERVAL),
             rules,
             refusals: Refusals::default(),
+            store,
+            is_news: false,
         }
     }
 
@@ -152,22 +164,50 @@ impl Answer {
         match due {
             Due::Reading => {
                 let table = self.refusals.read(source);
-                let news = self.attempts.read(source, table);
+                let news = self.attempts.read(table);
                 log.attempts(&news.finished, source);
                 self.states.take(&news);
+                self.is_news |= news.any;
+                self.keep(source, false);
             }
             Due::Evaluation => {
                 let lost = self.attempts.lost();
-                for changed in self.states.tick(source, &self.hooks, lost) {
+                for changed in self.states.tick(source, &self.hooks, &lost) {
+                    self.is_news = true;
                     log.state(&changed, source);
                 }
             }
             Due::Ruleset(change) => {
                 info!("{}", describe(&change));
+                self.is_news = true;
                 source.rules_changed(change);
             }
         }
         decides
+    }
+}
+
+impl Answer {
+    /// Notes everything for the next daemon, and shows then what it noted: killed in between, nothing that
+    /// was shown is forgotten. `must` at the end.
+    pub(super) fn keep(&mut self, source: &Source, must: bool) {
+        let Some(store) = &mut self.store else {
+            return self.attempts.publish(source);
+        };
+        if store.is_due(self.is_news, must) {
+            let saved = SavedRef {
+                at: monotonic(),
+                traffics: source.traffics().owners(),
+                attempts: self.attempts.save(),
+                states: self.states.save(),
+                shown: source.save(),
+            };
+            store.write(&saved);
+            self.is_news = false;
+        }
+        if !self.is_news {
+            self.attempts.publish(source);
+        }
     }
 }
 

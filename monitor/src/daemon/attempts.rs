@@ -2,15 +2,18 @@
 
 use std::time::Duration;
 
+use monitor_common::attempt::AttemptKey;
 use nix::time::{ClockId, clock_gettime};
 use tracing::{debug, warn};
 
 use super::lookout::Lookout;
 use super::teredo::Teredo;
 use crate::attempt::Finished;
+use crate::attempt::totals::Totals;
 use crate::attempt::tracker::{Late, Table, Tracker};
-use crate::bpf::attempts::{AttemptMap, PerTraffic};
+use crate::bpf::attempts::{AttemptMap, Counted, PerTraffic};
 use crate::metrics::Source;
+use crate::saved;
 
 /// How often the map is read.
 pub(super) const INTERVAL: Duration = Duration::from_millis(500);
@@ -22,6 +25,8 @@ pub(super) struct News {
     pub(super) finished: Vec<Finished>,
     /// Answers to attempts that had ended.
     pub(super) late: Vec<Late>,
+    /// Whether anything happened at all.
+    pub(super) any: bool,
 }
 
 /// The attempts that are followed.
@@ -33,6 +38,11 @@ pub(super) struct Attempts {
     capacity: u64,
     teredo: Teredo,
     lookout: Lookout,
+    totals: Totals,
+    counted: Counted,
+    records: u64,
+    /// Records to be deleted, once it is noted what became of them.
+    forget: Vec<AttemptKey>,
     /// Whether the last reading failed: said once.
     failed: bool,
 }
@@ -50,13 +60,64 @@ impl Attempts {
             tracker: Tracker::default(),
             teredo,
             lookout,
+            totals: Totals::default(),
+            counted: Counted::default(),
+            records: 0,
+            forget: Vec::new(),
             failed: false,
         }
     }
 
-    /// Reads the map and takes what ended into the metrics.
-    pub(super) fn read(&mut self, source: &Source, table: Table) -> News {
-        match self.try_read(source, table) {
+    /// Whether a daemon before had the same maps.
+    pub(super) const fn has_maps(&self, saved: &saved::Attempts) -> bool {
+        self.maps() != 0 && self.maps() == saved.maps
+    }
+
+    /// Goes on where a daemon before was.
+    pub(super) fn resume(&mut self, mut saved: saved::Attempts) {
+        let same_maps = self.has_maps(&saved);
+        saved.tracker.resume(same_maps);
+        self.tracker = saved.tracker;
+        self.teredo.resume(saved.teredo);
+        self.totals = saved.totals;
+    }
+
+    /// What is to be kept.
+    pub(super) fn save(&self) -> saved::AttemptsRef<'_> {
+        saved::AttemptsRef {
+            maps: self.maps(),
+            tracker: &self.tracker,
+            teredo: self.teredo.tracker(),
+            totals: &self.totals,
+        }
+    }
+
+    /// Which maps these are, of all that there are in one boot.
+    const fn maps(&self) -> u32 {
+        self.map.id()
+    }
+
+    /// Shows what is counted, and lets go of the records that are needed no more.
+    pub(super) fn publish(&mut self, source: &Source) {
+        if !self.forget.is_empty() {
+            if let Err(error) = self.map.forget(&self.forget) {
+                debug!("records of attempts could not be deleted: {error}");
+            }
+            self.forget.clear();
+        }
+        source.with_attempts(|attempts| {
+            attempts.totals.clone_from(&self.totals);
+            attempts.counted = self.counted;
+            attempts.lost = self.tracker.lost().iter().sum();
+            attempts.records = self.records;
+            attempts.capacity = self.capacity;
+            attempts.teredo_lost = self.counted.teredo_lost + self.teredo.lost();
+        });
+    }
+
+    /// Reads the map, and counts what ended. Nothing of it is shown yet.
+    pub(super) fn read(&mut self, table: Table) -> News {
+        match self.try_read(table) {
             Ok(news) => {
                 self.failed = false;
                 news
@@ -71,7 +132,7 @@ impl Attempts {
         }
     }
 
-    fn try_read(&mut self, source: &Source, table: Table) -> Result<News, String> {
+    fn try_read(&mut self, table: Table) -> Result<News, String> {
         // Read before the records: what is made in between is of the next reading.
         let counted = self.map.counted().map_err(|error| error.to_string())?;
         let now = monotonic();
@@ -83,7 +144,7 @@ impl Attempts {
             .tracker
             .scan(now, &counted.created, entries.into_iter(), table);
         let tracker = &self.tracker;
-        let teredo = self
+        let (teredo, teredo_came) = self
             .teredo
             .read(now, table, |host| tracker.hosts.is_alive(host, now));
         let mut unproven = tracker.hosts.unproven(now);
@@ -91,29 +152,26 @@ impl Attempts {
         self.lookout.set(&unproven);
         scan.finished.extend(teredo.finished);
         scan.late.extend(teredo.late);
-        if !scan.forget.is_empty()
-            && let Err(error) = self.map.forget(&scan.forget)
-        {
-            debug!("records of attempts could not be deleted: {error}");
+        for finished in &scan.finished {
+            self.totals.add(finished);
         }
-        source.with_attempts(|attempts| {
-            for finished in &scan.finished {
-                attempts.totals.add(finished);
-            }
-            attempts.counted = counted;
-            attempts.lost = self.tracker.lost().iter().sum();
-            attempts.records = records;
-            attempts.capacity = self.capacity;
-            attempts.teredo_lost = counted.teredo_lost + self.teredo.lost();
-        });
+        let any = !scan.finished.is_empty()
+            || !scan.late.is_empty()
+            || !scan.forget.is_empty()
+            || teredo_came
+            || (counted, records) != (self.counted, self.records);
+        self.forget.extend(scan.forget);
+        self.counted = counted;
+        self.records = records;
         Ok(News {
             finished: scan.finished,
             late: scan.late,
+            any,
         })
     }
 
     /// How many attempts were lost so far, by traffic.
-    pub(super) const fn lost(&self) -> &PerTraffic {
+    pub(super) fn lost(&self) -> PerTraffic {
         self.tracker.lost()
     }
 }

@@ -119,11 +119,28 @@ fn attach_deliver(hooks: &mut Hooks) -> Result<(), AttachError> {
     hooks.attach_deliver(opened)
 }
 
+/// Attaches again what somebody else has taken off.
+pub(super) fn watch(hooks: &mut Hooks) {
+    for (hook, interface) in hooks.attach_again() {
+        let place = if interface.is_empty() { "" } else { " of " };
+        warn!(
+            "hook {}{place}{interface} was taken off by somebody else; it is attached again",
+            hook.as_str()
+        );
+        if hook == Hook::Deliver {
+            match attach_deliver(hooks) {
+                Ok(()) => hooks.is_attached_again(hook),
+                Err(error) => error!("{error} (tried again every 10 s)"),
+            }
+        }
+    }
+}
+
 /// Tries again what could not be loaded or attached, and may be possible now.
 pub(super) fn retry(hooks: &mut Hooks, interfaces: &Interfaces, source: &Source) {
     for program in hooks.load_again() {
         info!("the kernel takes the program {program} now");
-        source.drop_program_loaded(&hooks.loaded().ebpf);
+        source.drop_program_loaded(hooks.loaded().drop_fd());
     }
     source.with_attempts(|attempts| attempts.followed = hooks.loaded().follows_attempts());
     for hook in [Hook::Deliver, Hook::Drop] {

@@ -149,6 +149,12 @@ impl PacketLog {
         })
     }
 
+    /// What was held back or lost before this daemon was said by another one.
+    pub(super) const fn begin(&mut self, losses: &[u64; loss::LEN as usize]) {
+        self.suppressed = losses[loss::LOG_SUPPRESSED as usize];
+        self.lost = losses[loss::EVENT_LOST as usize];
+    }
+
     /// Waits until there are events.
     pub(super) async fn ready(&mut self) {
         match self.ring.readable_mut().await {

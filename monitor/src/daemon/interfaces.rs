@@ -1,6 +1,7 @@
 //! From what rtnetlink tells to tables and attachments.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use monitor_common::drop::Place;
@@ -22,6 +23,7 @@ pub(super) struct Interfaces {
     tables: Tables,
     source: Arc<Source>,
     known: BTreeMap<u32, Interface>,
+    addresses: BTreeSet<IpAddr>,
 }
 
 /// How an interface is watched: `None` where nothing is attached to it. Nothing is counted on the loopback
@@ -98,6 +100,7 @@ impl Interfaces {
             tables,
             source,
             known: BTreeMap::new(),
+            addresses: BTreeSet::new(),
         }
     }
 
@@ -124,11 +127,28 @@ impl Interfaces {
                 self.source.interface_gone(*index);
                 self.tables.remove_interface(*index)
             }
-            LinkEvent::AddressAdded(address) => self.tables.add_address(*address),
-            LinkEvent::AddressRemoved(address) => self.tables.remove_address(*address),
+            LinkEvent::AddressAdded(address) => {
+                self.addresses.insert(*address);
+                self.tables.add_address(*address)
+            }
+            LinkEvent::AddressRemoved(address) => {
+                self.addresses.remove(address);
+                self.tables.remove_address(*address)
+            }
             LinkEvent::Synced => Ok(()),
         };
         if let Err(error) = result {
+            warn!("{error}");
+        }
+    }
+
+    /// Takes out of the tables what went while no daemon ran.
+    pub(super) fn forget_others(&mut self) {
+        let known = |index| self.known.contains_key(&index);
+        if let Err(error) = self.tables.keep_only(known, &self.addresses) {
+            warn!("{error}");
+        }
+        if let Err(error) = self.source.interfaces_are(known) {
             warn!("{error}");
         }
     }

@@ -7,21 +7,23 @@ use tracing::{debug, warn};
 
 use super::attempts::Attempts;
 use super::events::{Diagnostics, PacketLog};
+use super::keep::Store;
 use super::lookout::Lookout;
 use super::teredo::Teredo;
-use super::{RunError, coverage, places, system};
+use super::{RunError, coverage, keep, places, system};
 use crate::bpf::attach::Hooks;
 use crate::bpf::attempts::AttemptMap;
 use crate::bpf::counters::Counters;
 use crate::bpf::features::{Feature, Features, LEFT_OUT};
 use crate::bpf::kernel::Kernel;
-use crate::bpf::load::{self, Settings};
+use crate::bpf::load::{self, Kept, Settings};
 use crate::bpf::tables::Tables;
 use crate::config::{Config, LogPackets};
 use crate::metrics::attempts::teredo_index;
 use crate::metrics::{KernelInfo, Source};
 use crate::netns;
 use crate::preflight;
+use crate::saved::Saved;
 
 /// Everything that is loaded and not attached yet.
 pub(super) struct Prepared {
@@ -32,6 +34,8 @@ pub(super) struct Prepared {
     pub(super) packet_log: PacketLog,
     pub(super) attempts: Attempts,
     pub(super) diagnostics: Option<Diagnostics>,
+    pub(super) store: Option<Store>,
+    pub(super) saved: Option<Saved>,
 }
 
 /// What is known of the kernel, and what it offers.
@@ -70,8 +74,11 @@ fn info(kernel: &Kernel) -> KernelInfo {
 }
 
 /// Loads the programs and fills the tables that do not change.
-pub(super) fn prepare(config: &Config) -> Result<Prepared, RunError> {
+///
+/// Where a daemon before left counters, the traffics of `config` get the indexes that these are under.
+pub(super) fn prepare(config: &mut Config) -> Result<Prepared, RunError> {
     let (kernel, features) = kernel(config)?;
+    let inum = netns::inum().map_err(system("the network namespace is not known"))?;
     let mut loaded = load::load(
         &kernel,
         &features,
@@ -80,34 +87,43 @@ pub(super) fn prepare(config: &Config) -> Result<Prepared, RunError> {
             log_allowed: matches!(config.log_packets, LogPackets::Allowed | LogPackets::All),
             log_rate: config.log_rate,
             log_burst: config.log_burst,
-            netns_inum: netns::inum().map_err(system("the network namespace is not known"))?,
+            netns_inum: inum,
             netns_cookie: netns::cookie(),
             diagnostics: config.bpf_log.aya_level(),
             max_attempts: config.max_attempts,
             verifier_log: config.verifier_log,
         },
+        keep::pins(&config.kept, inum),
     )?;
     if let Some(refusal) = loaded.nothing() {
         return Err(RunError::Refused(refusal.why.clone()));
     }
     coverage::say(&kernel, &features, &loaded);
+    let (store, saved) = keep::store(&config.kept, inum);
+    let saved = keep::adopt_traffics(config, &loaded, saved)?;
     let follow_attempts = loaded.follows_attempts();
     let mut tables = Tables::new(&mut loaded.ebpf)?;
     tables.set_ports(&config.traffics.port_table())?;
     tables.set_teredo(teredo_index(&config.traffics))?;
     tables.set_reasons(kernel.reasons.infos())?;
     let places = places::Watched::new(kernel.reasons.clone(), &mut tables)?;
-    let counters = Counters::new(&mut loaded.ebpf)?;
+    let mut counters = Counters::new(&mut loaded.ebpf)?;
+    counters.watch_drop_program(loaded.drop_fd());
     let teredo = Teredo::new(&mut loaded.ebpf)?;
-    let map = AttemptMap::new(&mut loaded.ebpf)?;
+    let mut map = AttemptMap::new(&mut loaded.ebpf)?;
+    if let Some(before) = loaded.kept.as_mut().and_then(Kept::attempts_before)
+        && let Err(error) = map.take_over(&before)
+    {
+        warn!("the attempts that were followed before are lost: {error}");
+    }
     let lookout = Lookout::new(&mut loaded.ebpf)?;
     let attempts = Attempts::new(map, config.max_attempts, teredo, lookout);
-    let packet_log = PacketLog::new(&mut loaded.ebpf, config)
+    let mut packet_log = PacketLog::new(&mut loaded.ebpf, config)
         .map_err(system("the ring buffer of packet events cannot be read"))?;
     let diagnostics = Diagnostics::new(&mut loaded.ebpf, config.bpf_log).map_err(system(
         "the diagnostics of the kernel programs cannot be read",
     ))?;
-    let hooks = Hooks::new(loaded, &features);
+    let mut hooks = Hooks::new(loaded, &features);
     let source = Arc::new(Source::new(
         counters,
         Arc::new(config.traffics.clone()),
@@ -116,6 +132,14 @@ pub(super) fn prepare(config: &Config) -> Result<Prepared, RunError> {
         info(&kernel),
     ));
     source.with_attempts(|attempts| attempts.followed = follow_attempts);
+    if let Some(saved) = &saved {
+        hooks.begin(Some(saved.at));
+        source.resume(saved.shown.clone(), attempts.has_maps(&saved.attempts));
+    }
+    match source.losses() {
+        Ok(losses) => packet_log.begin(&losses),
+        Err(error) => warn!("{error}"),
+    }
     Ok(Prepared {
         hooks,
         tables,
@@ -124,5 +148,7 @@ pub(super) fn prepare(config: &Config) -> Result<Prepared, RunError> {
         packet_log,
         attempts,
         diagnostics,
+        store,
+        saved,
     })
 }

@@ -13,6 +13,7 @@ use crate::bpf::attempts::PerTraffic;
 use crate::config::LOOPBACK;
 use crate::metrics::Source;
 use crate::metrics::attempts::is_followed;
+use crate::saved;
 use crate::state::{Coverage, Evaluation, Losses, State, Tracker};
 use crate::traffic::{Traffic, Traffics};
 
@@ -77,6 +78,21 @@ fn is_hook_missing(states: &SharedStates, direction: Direction) -> bool {
 }
 
 impl States {
+    /// Goes on where a daemon before was.
+    pub(super) fn resume(&mut self, saved: saved::States) {
+        self.trackers = saved.trackers;
+        self.trackers.values_mut().for_each(Tracker::resume);
+        self.losses = saved.losses;
+    }
+
+    /// What is to be kept.
+    pub(super) const fn save(&self) -> saved::StatesRef<'_> {
+        saved::StatesRef {
+            trackers: &self.trackers,
+            losses: &self.losses,
+        }
+    }
+
     /// Takes in what came of a reading.
     pub(super) fn take(&mut self, news: &News) {
         for finished in &news.finished {

@@ -33,19 +33,31 @@ impl Teredo {
         })
     }
 
-    /// Reads what is there, and says what ended until `now`.
+    /// Goes on where a daemon before was.
+    pub(super) fn resume(&mut self, tracker: TeredoTracker) {
+        self.tracker = tracker;
+    }
+
+    /// What is to be kept.
+    pub(super) const fn tracker(&self) -> &TeredoTracker {
+        &self.tracker
+    }
+
+    /// Reads what is there, and says what ended until `now`, and whether there was anything.
     pub(super) fn read(
         &mut self,
         now: Duration,
         table: Table,
         is_alive: impl Fn(IpAddr) -> bool,
-    ) -> Scan {
+    ) -> (Scan, bool) {
+        let mut any = false;
         while let Some(record) = self.ring.next() {
+            any = true;
             if let Some(packet) = Packet::from_bytes(&record) {
                 self.tracker.packet(&packet);
             }
         }
-        self.tracker.scan(now, table, is_alive)
+        (self.tracker.scan(now, table, is_alive), any)
     }
 
     /// The servers that clients wait for, of whom nothing was seen.

@@ -11,9 +11,10 @@ use super::KernelInfo;
 use super::attempts::Attempts;
 use super::names::{
     ALL, BUILD_INFO, EVENTS_LOST, HOOK_ATTACHED, HOOK_INFO, KERNEL_INFO, LOG_SUPPRESSED,
-    MAP_CAPACITY, MAP_ENTRIES, MAP_FULL, Name, RELOAD, TRAFFIC_INFO,
+    MAP_CAPACITY, MAP_ENTRIES, MAP_FULL, Name, REATTACHMENTS, RELOAD, RESTART_GAP, TRAFFIC_INFO,
 };
-use crate::bpf::attach::HookStates;
+use crate::bpf::Hook;
+use crate::bpf::attach::{HookStates, SharedStates};
 use crate::bpf::counters::{Fill, Snapshot};
 use crate::traffic::Traffics;
 use monitor_common::event::loss;
@@ -122,6 +123,20 @@ impl Family {
         family.set_metric(self.metrics);
         family
     }
+}
+
+/// How a restart went, and what was taken off since.
+pub(super) fn continuity(states: &SharedStates) -> [Family; 2] {
+    let (gaps, reattached) = (states.gaps(), states.reattached());
+    let mut again = Family::new(REATTACHMENTS);
+    let mut gap = Family::new(RESTART_GAP);
+    for hook in Hook::ALL {
+        let labels = [("hook", hook.as_str())];
+        again.add(&labels, reattached.get(&hook).copied().unwrap_or(0));
+        let seconds = gaps.get(&hook).copied().unwrap_or_default();
+        gap.add_fraction(&labels, seconds.as_secs_f64());
+    }
+    [again, gap]
 }
 
 pub(super) fn hooks(states: &HookStates) -> [Family; 2] {

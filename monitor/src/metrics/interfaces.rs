@@ -4,13 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use monitor_common::interface::{InterfaceCount, NO_INTERFACE, OTHER_INTERFACES};
+use monitor_common::interface::{InterfaceCount, NO_INTERFACE, OTHER_INTERFACES, RETIRED};
 use monitor_common::{Direction, Verdict};
 
 use super::families::Family;
 use super::names::INTERFACE_PACKETS;
 use super::packets::Measured;
-use crate::bpf::counters::{Counters, ReadError, Snapshot};
+use crate::bpf::counters::{Counters, ReadError, Snapshot, add_interface};
+use crate::saved;
 
 /// How many interfaces get series of their own.
 const MAX_NAMED: usize = 64;
@@ -27,22 +28,30 @@ pub struct InterfaceNames {
     /// `other` for good: moving it would make `other` go back.
     named: BTreeSet<u32>,
     gone: Vec<(u32, Instant)>,
-    /// What interfaces counted that are no longer in the map.
-    retired: InterfaceCount,
     /// What was exported last: see `floors` of the source.
     floors: BTreeMap<(String, u8, u8), u64>,
 }
 
-fn add(sum: &mut InterfaceCount, count: &InterfaceCount) {
-    for direction in 0..3 {
-        sum.passed[direction] += count.passed[direction];
-        sum.dropped[direction] += count.dropped[direction];
-        sum.revoked[direction] += count.revoked[direction];
-        sum.taken[direction] += count.taken[direction];
-    }
-}
-
 impl InterfaceNames {
+    /// What is to be kept.
+    pub(super) fn save(&self) -> saved::Interfaces {
+        saved::Interfaces {
+            names: self.names.clone(),
+            named: self.named.clone(),
+            floors: self.floors.clone(),
+        }
+    }
+
+    /// Goes on where a daemon before was; `floors` where the maps are the same. Which interfaces are there
+    /// still is told next.
+    pub(super) fn resume(&mut self, saved: saved::Interfaces, same_maps: bool) {
+        self.names = saved.names;
+        self.named = saved.named;
+        if same_maps {
+            self.floors = saved.floors;
+        }
+    }
+
     pub(super) fn set(&mut self, index: u32, name: &str, watched: bool) {
         match self.names.insert(index, name.to_owned()) {
             Some(old) if old != name => self.floors.retain(|(floor, _, _), _| *floor != old),
@@ -59,6 +68,27 @@ impl InterfaceNames {
         if let Some(name) = self.names.remove(&index) {
             self.floors.retain(|(floor, _, _), _| *floor != name);
             self.named.remove(&index);
+            self.is_gone(index);
+        }
+    }
+
+    /// The others are gone.
+    pub(super) fn keep_only(&mut self, is_known: impl Fn(u32) -> bool) {
+        let gone: Vec<u32> = self
+            .names
+            .keys()
+            .copied()
+            .filter(|index| !is_known(*index))
+            .collect();
+        for index in gone {
+            self.remove(index);
+        }
+    }
+
+    /// An interface is gone that may never have been known by its name.
+    pub(super) fn is_gone(&mut self, index: u32) {
+        let is_waiting = self.gone.iter().any(|(gone, _)| *gone == index);
+        if !is_waiting && ![NO_INTERFACE, OTHER_INTERFACES, RETIRED].contains(&index) {
             self.gone.push((index, Instant::now()));
         }
     }
@@ -75,7 +105,7 @@ impl InterfaceNames {
             self.gone.remove(0);
             // The kernel gives an index out again only when it must.
             if !self.names.contains_key(&index) {
-                add(&mut self.retired, &counters.retire_interface(index)?);
+                counters.retire_interface(index)?;
             }
         }
         Ok(())
@@ -90,7 +120,7 @@ impl InterfaceNames {
     ) -> Family {
         let mut rows: BTreeMap<&str, InterfaceCount> = BTreeMap::new();
         rows.insert("none", InterfaceCount::default());
-        rows.insert("other", self.retired);
+        rows.insert("other", InterfaceCount::default());
         for index in &self.named {
             if let Some(name) = self.names.get(index) {
                 rows.insert(name, InterfaceCount::default());
@@ -99,13 +129,13 @@ impl InterfaceNames {
         for (&index, count) in &snapshot.interfaces {
             let name = match index {
                 NO_INTERFACE => "none",
-                OTHER_INTERFACES => "other",
+                OTHER_INTERFACES | RETIRED => "other",
                 index if self.named.contains(&index) => {
                     self.names.get(&index).map_or("other", String::as_str)
                 }
                 _ => "other",
             };
-            add(rows.entry(name).or_default(), count);
+            add_interface(rows.entry(name).or_default(), count);
         }
         let mut family = Family::new(INTERFACE_PACKETS);
         for (name, count) in rows {

@@ -8,6 +8,8 @@ use prometheus::proto::MetricType;
 pub(super) enum Lives {
     /// In maps of the kernel programs.
     Maps,
+    /// In the state file, and the daemon's memory.
+    State,
     /// In the daemon's memory.
     Memory,
     /// Nowhere: it is what is found when it is asked for.
@@ -49,27 +51,29 @@ names! {
     FRAGMENTS: COUNTER Maps ["direction"] "fragments_total" "TCP and UDP fragments other than the first: they carry no ports, so they belong to no traffic.";
     HOOK_ATTACHED: GAUGE Now ["hook", "interface"] "hook_attached" "Whether a hook that is wanted is attached.";
     HOOK_INFO: GAUGE Now ["hook", "interface", "mode"] "hook_info" "How an attached hook is attached.";
+    REATTACHMENTS: COUNTER State ["hook"] "reattachments_total" "How often a hook was attached again after somebody else had taken it off.";
+    RESTART_GAP: GAUGE Now ["hook"] "restart_gap_seconds" "For how long a hook did not count before this daemon had it, at the interface where that was longest; 0 where counting went on.";
     MAP_ENTRIES: GAUGE Now ["map"] "map_entries" "Entries of a map of the kernel programs.";
     MAP_CAPACITY: GAUGE Now ["map"] "map_capacity" "The most entries that a map of the kernel programs holds.";
     MAP_FULL: COUNTER Maps ["map"] "map_full_total" "How often a map of the kernel programs had no room for a new entry.";
     EVENTS_LOST: COUNTER Maps ["stream"] "events_lost_total" "Events that were thrown away: packets, because the ring buffer to the daemon was full; packet_log, because the reader of the log was too slow; drops, because an interrupt came while the drop program ran, so that freed packets of any kind were not looked at.";
     LOG_SUPPRESSED: COUNTER Maps ["stream"] "log_suppressed_total" "Events that the rate limit kept out of the log.";
-    ATTEMPTS: COUNTER Memory ["traffic", "family", "direction", "outcome", "blocked_by"] "attempts_total" "Attempts to open a connection that ended, by how, and by who ended them. Repeated packets of one attempt add nothing.";
-    HANDSHAKE: HISTOGRAM Memory ["traffic", "direction"] "handshake_seconds" "Time from the first packet of an established attempt to the answer that passed.";
-    ATTEMPTS_LOST: COUNTER Memory ["stream"] "attempts_lost_total" "Attempts that were not followed to their end: table, because newer ones took their place in a full table; collision, because another one had the same initial sequence number; refused, because no record could be made; teredo, because packets found no room on their way to the daemon.";
-    STATE: GAUGE Memory ["traffic", "direction", "state"] "state" "1 for the state that a traffic is in, in one direction; 0 for the others.";
-    BLOCKED_BY: GAUGE Memory ["traffic", "direction", "blocked_by"] "blocked_by" "1 for who ended most of the failed attempts of the window; 0 for the others.";
-    WINDOW_ATTEMPTS: GAUGE Memory ["traffic", "direction", "result"] "window_attempts" "Attempts of the sliding window, by result.";
-    WINDOW_PAIRS: GAUGE Memory ["traffic", "direction", "result"] "window_peer_pairs" "Pairs of client and target with attempts in the sliding window, by result.";
-    STATE_SINCE: GAUGE Memory ["traffic", "direction"] "state_since_timestamp_seconds" "Since when the state is what it is.";
-    BLOCKED_SINCE: GAUGE Memory ["traffic", "direction"] "blocked_since_timestamp_seconds" "The first failed attempt after the last success, while the state is blocked; 0 otherwise.";
-    LAST_SUCCESS: GAUGE Memory ["traffic", "direction"] "last_success_timestamp_seconds" "When an attempt last succeeded; 0 for never.";
-    LAST_ATTEMPT: GAUGE Memory ["traffic", "direction"] "last_attempt_timestamp_seconds" "When an attempt last ended; 0 for never.";
+    ATTEMPTS: COUNTER State ["traffic", "family", "direction", "outcome", "blocked_by"] "attempts_total" "Attempts to open a connection that ended, by how, and by who ended them. Repeated packets of one attempt add nothing.";
+    HANDSHAKE: HISTOGRAM State ["traffic", "direction"] "handshake_seconds" "Time from the first packet of an established attempt to the answer that passed.";
+    ATTEMPTS_LOST: COUNTER State ["stream"] "attempts_lost_total" "Attempts that were not followed to their end: table, because newer ones took their place in a full table; collision, because another one had the same initial sequence number; refused, because no record could be made; teredo, because packets found no room on their way to the daemon.";
+    STATE: GAUGE State ["traffic", "direction", "state"] "state" "1 for the state that a traffic is in, in one direction; 0 for the others.";
+    BLOCKED_BY: GAUGE State ["traffic", "direction", "blocked_by"] "blocked_by" "1 for who ended most of the failed attempts of the window; 0 for the others.";
+    WINDOW_ATTEMPTS: GAUGE State ["traffic", "direction", "result"] "window_attempts" "Attempts of the sliding window, by result.";
+    WINDOW_PAIRS: GAUGE State ["traffic", "direction", "result"] "window_peer_pairs" "Pairs of client and target with attempts in the sliding window, by result.";
+    STATE_SINCE: GAUGE State ["traffic", "direction"] "state_since_timestamp_seconds" "Since when the state is what it is.";
+    BLOCKED_SINCE: GAUGE State ["traffic", "direction"] "blocked_since_timestamp_seconds" "The first failed attempt after the last success, while the state is blocked; 0 otherwise.";
+    LAST_SUCCESS: GAUGE State ["traffic", "direction"] "last_success_timestamp_seconds" "When an attempt last succeeded; 0 for never.";
+    LAST_ATTEMPT: GAUGE State ["traffic", "direction"] "last_attempt_timestamp_seconds" "When an attempt last ended; 0 for never.";
     EVALUATION: GAUGE Memory [] "evaluation_timestamp_seconds" "When states were last computed.";
     CONNTRACK_ENTRIES: GAUGE Now [] "conntrack_entries" "Entries of the connection table of this network namespace.";
     CONNTRACK_LIMIT: GAUGE Now [] "conntrack_limit" "The most entries that the connection table takes.";
-    RULESET_CHANGES: COUNTER Memory ["kind"] "ruleset_changes_total" "Changes of firewall rules that were noticed: transactions that touched rules and chains, and those that touched sets.";
-    RULESET_CHANGE: GAUGE Memory [] "ruleset_last_change_timestamp_seconds" "When a change of firewall rules was last noticed; 0 for never.";
+    RULESET_CHANGES: COUNTER State ["kind"] "ruleset_changes_total" "Changes of firewall rules that were noticed: transactions that touched rules and chains, and those that touched sets.";
+    RULESET_CHANGE: GAUGE State [] "ruleset_last_change_timestamp_seconds" "When a change of firewall rules was last noticed; 0 for never.";
     BUILD_INFO: GAUGE Now ["version", "revision"] "build_info" "Version and source revision of peerwatch.";
     KERNEL_INFO: GAUGE Now ["release", "btf", "drop_reasons"] "kernel_info" "The running kernel, and whether it offers BTF and drop reasons.";
     TRAFFIC_INFO: GAUGE Now ["traffic", "expect"] "traffic_info" "1 for each traffic that is watched; expect says whether the site expects it to work (open) or wants it blocked (closed).";

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use monitor_common::Direction;
+use serde::{Deserialize, Serialize};
 
 use super::families::Family;
 use super::names::{
@@ -12,12 +13,13 @@ use super::names::{
 };
 use crate::attempt::BlockedBy;
 use crate::log::time;
+use crate::saved::Moments;
 use crate::state::{AttemptResult, Evaluation, State};
 use crate::traffic::Traffics;
 
 /// A moment on both clocks. The wall clock is asked once: it is set now and then, and what is shown of a
 /// moment must not move with it.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize)]
 pub struct Moment {
     monotonic: Duration,
     /// Since the beginning of 1970.
@@ -61,21 +63,49 @@ pub struct Shows {
     pub states: BTreeMap<(u8, Direction), Shown>,
     /// When that was.
     pub at: Option<Moment>,
+    /// What a daemon before showed, until it is shown again.
+    kept: BTreeMap<(u8, Direction), Moments>,
 }
 
 impl Shows {
+    /// What is to be kept.
+    pub(super) fn save(&self) -> BTreeMap<(u8, Direction), Moments> {
+        let moments = |shown: &Shown| {
+            [
+                shown.since,
+                shown.blocked_since,
+                shown.last_success,
+                shown.last_attempt,
+            ]
+        };
+        let all = self.states.iter();
+        let mut kept = self.kept.clone();
+        kept.extend(all.map(|(key, shown)| (*key, moments(shown))));
+        kept
+    }
+
+    /// Goes on with the moments that a daemon before showed.
+    pub(super) fn resume(&mut self, kept: BTreeMap<(u8, Direction), Moments>) {
+        self.kept = kept;
+    }
+
     /// Takes over what was computed.
     pub(super) fn update(&mut self, new: BTreeMap<(u8, Direction), Evaluation>, at: Duration) {
         let mut before = std::mem::take(&mut self.states);
         for (key, evaluation) in new {
             let old = before.remove(&key);
-            let old = |of: fn(&Shown) -> Option<Moment>| old.as_ref().and_then(of);
+            let kept = self.kept.remove(&key).unwrap_or_default();
+            let old =
+                |of: fn(&Shown) -> Option<Moment>, at: usize| old.as_ref().map_or(kept[at], of);
             let memory = &evaluation.memory;
             let shown = Shown {
-                since: Moment::of(Some(memory.since), old(|shown| shown.since)),
-                blocked_since: Moment::of(memory.blocked_since(), old(|shown| shown.blocked_since)),
-                last_success: Moment::of(memory.last_success, old(|shown| shown.last_success)),
-                last_attempt: Moment::of(memory.last_attempt, old(|shown| shown.last_attempt)),
+                since: Moment::of(Some(memory.since), old(|shown| shown.since, 0)),
+                blocked_since: Moment::of(
+                    memory.blocked_since(),
+                    old(|shown| shown.blocked_since, 1),
+                ),
+                last_success: Moment::of(memory.last_success, old(|shown| shown.last_success, 2)),
+                last_attempt: Moment::of(memory.last_attempt, old(|shown| shown.last_attempt, 3)),
                 evaluation,
             };
             self.states.insert(key, shown);

@@ -1,15 +1,17 @@
 //! What metrics and the status page show of the changes.
 
+use serde::{Deserialize, Serialize};
+
 use super::{Change, Kind};
 
 /// How many changes there were of each kind, and the last one. Kept in memory: a restart begins anew.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Changes {
     rules: OfKind,
     sets: OfKind,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 struct OfKind {
     total: u64,
     last: Option<Change>,

@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::attempt::{BlockedBy, Finished, Outcome, is_policy_failure};
 
 /// How long after its last packet an attempt without an answer is judged.
@@ -47,7 +49,7 @@ impl AttemptResult {
 }
 
 /// An attempt, as far as a state needs it. Times are on the monotonic clock, since boot.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Deserialize, Serialize)]
 pub struct Sample {
     /// When its first packet was seen.
     pub first: Duration,
@@ -151,7 +153,7 @@ const OUTCOMES: usize = Outcome::ALL.len();
 const BLOCKERS: usize = BlockedBy::ALL.len();
 
 /// The sum of some attempts: it grows by one sample or by another sum, in any order.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq, Deserialize, Serialize)]
 pub(super) struct Summary {
     counts: [[u32; BLOCKERS]; OUTCOMES],
     /// The earliest and the latest beginning of a policy failure.

@@ -3,10 +3,12 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Coverage, Evaluation, Memory, Sample, Thresholds, Window, evaluate};
 
 /// The window and the memory of one traffic in one direction.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Tracker {
     window: Window,
     memory: Memory,
@@ -20,6 +22,11 @@ impl Tracker {
             window: Window::default(),
             memory: Memory::new(now),
         }
+    }
+
+    /// Goes on with what was kept of one.
+    pub fn resume(&mut self) {
+        self.window.resume();
     }
 
     /// Takes in an attempt that ended.
@@ -54,7 +61,7 @@ impl Tracker {
 }
 
 /// How much a counter of lost attempts grew within a window.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Losses {
     /// The counter as it was first read, then when it was read with a new value, and that value.
     start: Option<u64>,

@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::peers::{PeerPair, Peers};
 use super::sample::{Counts, Sample, Summary};
 
@@ -15,7 +17,7 @@ pub const MAX_SAMPLES: usize = 16_384;
 const FOLD: Duration = Duration::from_secs(10);
 
 /// The sum of attempts that were pushed out.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 struct Folded {
     /// When the outcome of the first of them was known.
     begin: Duration,
@@ -27,12 +29,13 @@ struct Folded {
 }
 
 /// The attempts of one traffic in one direction whose outcome became known within a sliding window.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Window {
     /// In the order in which they came in, which is that of `ended` but for moments.
     samples: VecDeque<Sample>,
     /// Older than all samples.
     folded: VecDeque<Folded>,
+    #[serde(skip)]
     peers: Peers,
     limit: usize,
 }
@@ -52,6 +55,14 @@ impl Window {
             folded: VecDeque::new(),
             peers: Peers::default(),
             limit: limit.max(1),
+        }
+    }
+
+    /// Goes on with what was kept of a window.
+    pub(super) fn resume(&mut self) {
+        self.peers = Peers::default();
+        for sample in &self.samples {
+            self.peers.add(sample);
         }
     }
 

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, Start};
 use crate::expect::Family;
 use crate::lab::{Net, address, connect, give_addresses, quiet};
 use crate::netns::{NetNs, TempDir, keep, unique_prefix};
@@ -27,6 +27,9 @@ pub const SLOTS: usize = 16;
 
 /// Programs are loaded one lab after the other: it takes a processor.
 static LOADING: Mutex<()> = Mutex::new(());
+
+/// Its configuration file.
+const CONFIG: &str = "peerwatch.toml";
 
 /// What scenes look at.
 const COUNTERS: [&str; 2] = ["attempts_total", "attempts_lost_total"];
@@ -101,7 +104,8 @@ pub struct Lab {
     pub server: NetNs,
     next: AtomicU16,
     scraped: Mutex<Option<(Instant, Counts)>>,
-    _temp: TempDir,
+    /// Files of this lab: the daemon's output, its configuration.
+    pub temp: TempDir,
 }
 
 impl Lab {
@@ -120,6 +124,15 @@ impl Lab {
     ///
     /// As [`Lab::create`].
     pub fn create_with(configuration: &str) -> Result<Self> {
+        Self::create_as(configuration, &Start::default())
+    }
+
+    /// The same with a daemon that is started in another way.
+    ///
+    /// # Errors
+    ///
+    /// As [`Lab::create`].
+    pub fn create_as(configuration: &str, start: &Start<'_>) -> Result<Self> {
         let prefix = unique_prefix();
         let temp = TempDir::create(&prefix)?;
         let client = namespace(&prefix, "cl")?;
@@ -162,12 +175,9 @@ impl Lab {
             host.sysctl("net.ipv6.conf.all.forwarding", "1")?;
         }
         gw.sysctl("net.ipv4.conf.lan0.rp_filter", "1")?;
-        let config = temp.path().join("peerwatch.toml");
+        let config = temp.path().join(CONFIG);
         std::fs::write(&config, configuration)?;
-        let config = config.display().to_string();
-        let alone = LOADING.lock().unwrap_or_else(PoisonError::into_inner);
-        let daemon = Daemon::start_with(&gw, temp.path(), &["--config", &config])?;
-        drop(alone);
+        let daemon = daemon(&gw, &temp, start)?;
         if keep() {
             eprintln!("lab {prefix}: nsenter --net=/run/netns/{} bash", gw.name());
         }
@@ -179,8 +189,30 @@ impl Lab {
             server,
             next: AtomicU16::new(0),
             scraped: Mutex::new(None),
-            _temp: temp,
+            temp,
         })
+    }
+
+    /// Starts another daemon when this one has ended.
+    ///
+    /// # Errors
+    ///
+    /// As [`Lab::create`].
+    pub fn start(&mut self, start: &Start<'_>) -> Result<()> {
+        self.daemon = daemon(&self.gw, &self.temp, start)?;
+        Ok(())
+    }
+
+    /// Changes the daemon's configuration file.
+    ///
+    /// # Errors
+    ///
+    /// When it can't be written.
+    pub fn configure(&self, configuration: &str) -> Result<()> {
+        Ok(std::fs::write(
+            self.temp.path().join(CONFIG),
+            configuration,
+        )?)
     }
 
     /// A number that no scene had for long: the host part of its target.
@@ -234,6 +266,21 @@ impl Lab {
     fn scraped(&self) -> MutexGuard<'_, Option<(Instant, Counts)>> {
         self.scraped.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Starts the daemon of a lab.
+fn daemon(gw: &NetNs, temp: &TempDir, start: &Start<'_>) -> Result<Daemon> {
+    let config = temp.path().join(CONFIG).display().to_string();
+    let flags = [&["--config", &config], start.flags].concat();
+    let _alone = LOADING.lock().unwrap_or_else(PoisonError::into_inner);
+    Daemon::start_as(
+        gw,
+        temp.path(),
+        &Start {
+            flags: &flags,
+            ..*start
+        },
+    )
 }
 
 /// Commands that give a host every address that scenes may reach.

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use monitor_tests::daemon::{Daemon, Start, binary};
 use monitor_tests::http::is_ready;
 use monitor_tests::netns::run;
+use monitor_tests::restarts::Mount;
 use monitor_tests::wait::until;
 use nix::sys::signal::Signal;
 
@@ -129,8 +130,24 @@ fn the_capabilities_of_the_unit_are_enough() -> Result<()> {
     // What follows the wrapper is the binary itself, which the user may not be able to reach: the copy runs,
     // with its path as the first word that it does not look at.
     wrapper.extend(["sh", "-c", "shift; exec \"$0\" \"$@\"", &daemon]);
+    // As the unit does it: a BPF file system and a folder that are the user's.
+    let mount = Mount::new("mode=0700")?;
+    let state = site.temp.path().join("state");
+    std::fs::create_dir(&state)?;
+    for path in [&mount.path, &state] {
+        std::os::unix::fs::chown(path, Some(65534), Some(65534))?;
+    }
+    let paths = [&mount.path, &state].map(|path| path.display().to_string());
+    let flags = [
+        "--config",
+        "/dev/null",
+        "--bpffs",
+        &paths[0],
+        "--state-dir",
+        &paths[1],
+    ];
     let start = Start {
-        flags: &["--config", "/dev/null"],
+        flags: &flags,
         wrapper: &wrapper,
         ..Start::default()
     };
@@ -157,6 +174,17 @@ fn the_capabilities_of_the_unit_are_enough() -> Result<()> {
     // The change of rules was seen, and by whom.
     let errors = daemon.errors();
     ensure!(errors.contains("by nft (process "), "{errors}");
+
+    // Counting goes on without it.
+    daemon.kill()?;
+    datagrams(&site.peer, (HERE, 3544), 3)?;
+    let mut daemon = Daemon::start_as(&site.host, site.temp.path(), &start)?;
+    until("three more are dropped", START, || {
+        let counts = daemon.scrape_of(&["packets_total"])?;
+        Ok((packets(&counts, "teredo", "inbound", "dropped") == 10).then_some(()))
+    })?;
+    let errors = daemon.errors();
+    ensure!(!errors.contains("WARN"), "it lacks something: {errors}");
     daemon.stop()
 }
 

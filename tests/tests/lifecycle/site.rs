@@ -171,6 +171,8 @@ pub(crate) fn wrapped(host: &NetNs, wrapper: &[&str], arguments: &[&str]) -> Res
             command.env_remove(name);
         }
     }
+    // The host's own pins and files are nobody's business here.
+    command.env("PEERWATCH_EPHEMERAL", "1");
     Ok(command)
 }
 

@@ -29,7 +29,9 @@ impl Daemon {
     pub(super) fn start(gateway: &Namespace, binary: &Path, configuration: &Path) -> Result<Self> {
         let mut command = Command::new(binary);
         // Not the file that this machine may have: the demo is the same everywhere.
-        command.args(["run", "--config"]).arg(configuration);
+        command
+            .args(["run", "--ephemeral", "--config"])
+            .arg(configuration);
         for (name, _) in env::vars_os() {
             if name.to_string_lossy().starts_with("PEERWATCH_") {
                 command.env_remove(name);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use monitor_common::Direction;
 use monitor_common::drop::Class;
+use serde::{Deserialize, Serialize};
 
 use crate::attempt::judge::dropper;
 use crate::attempt::tracker::Table;
@@ -24,7 +25,7 @@ const ROUND: Duration = Duration::from_secs(13);
 const GRACE: Duration = Duration::from_millis(50);
 
 /// One solicitation.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub(super) struct Try {
     pub(super) at: Duration,
     pub(super) nonce: Option<Nonce>,
@@ -40,7 +41,7 @@ pub(super) struct Ended {
 }
 
 /// The solicitations of one client that belong together.
-#[derive(Debug)]
+#[derive(Debug, Deserialize, Serialize)]
 pub(super) struct Round {
     pub(super) traffic: u8,
     pub(super) direction: Direction,

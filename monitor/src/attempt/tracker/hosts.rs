@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use monitor_common::attempt::MAX_SILENT_HOSTS;
+use serde::{Deserialize, Serialize};
 
 use super::REMEMBERED;
 
@@ -22,7 +23,7 @@ const CLIENTS: usize = 3;
 const TARGETS: usize = 2;
 
 /// What is known of hosts elsewhere.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Deserialize, Serialize)]
 pub struct Hosts {
     alive: HashMap<IpAddr, Duration>,
     /// Those whom somebody waits for, as of the last reading.

@@ -67,7 +67,7 @@ fn one_attempt_is_told_once_however_often_it_is_read() {
     for ms in (5_000..100_000).step_by(1_000) {
         assert!(scan(&mut tracker, ms, 1, &entries).finished.is_empty());
     }
-    assert_eq!(tracker.lost(), &of_first(0));
+    assert_eq!(tracker.lost(), of_first(0));
 }
 
 #[test]
@@ -125,7 +125,7 @@ fn what_is_lost_of_one_traffic_says_nothing_of_another() {
         let entries = [(key(1), quiet)].into_iter();
         tracker.scan(at(ms), &created, entries, Table::default());
     }
-    assert_eq!(tracker.lost(), &of_first(1_000));
+    assert_eq!(tracker.lost(), of_first(1_000));
 }
 
 #[test]
@@ -146,7 +146,7 @@ fn what_was_pushed_out_is_lost_and_what_comes_again_is_not_counted_twice() {
     for ms in [5_500, 6_000] {
         assert!(scan(&mut tracker, ms, 11, &again).finished.is_empty());
     }
-    assert_eq!(tracker.lost(), &of_first(7));
+    assert_eq!(tracker.lost(), of_first(7));
 }
 
 #[test]
@@ -202,7 +202,7 @@ fn what_came_in_and_vanished_is_forgotten() {
     assert!(scan_1.finished.is_empty());
     assert_eq!(scan_1.forget, [key(1)]);
     scan(&mut tracker, 9_000, 1, &[]);
-    assert_eq!(tracker.lost(), &of_first(0));
+    assert_eq!(tracker.lost(), of_first(0));
 }
 
 #[test]

@@ -1,10 +1,13 @@
 //! Attaching to the tc hooks of an interface: by TCX, or as a filter of `clsact`.
 
-use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions};
-use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
+use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 
+use super::link::{How, Link, Place, attach};
 use super::{Hooks, Mode, Refused, Wanted, clsact};
 use crate::bpf::Hook;
+use crate::bpf::pins::link_name;
+use crate::bpf::sys;
+use crate::bpf::sys::object::program_id;
 
 impl Hooks {
     /// Attaches the program of a hook to the interface with this index.
@@ -14,30 +17,63 @@ impl Hooks {
         wanted: &Wanted,
         hook: Hook,
         attach_type: TcAttachType,
-    ) -> Result<SchedClassifierLink, Refused> {
+    ) -> Result<(Link, How), Refused> {
         let name = wanted.program(hook);
         if let Some(refusal) = self.loaded.refused.get(name) {
             return Err(refusal.into());
         }
-        let program = self.loaded.ebpf.program_mut(name);
-        let program: &mut SchedClassifier = program
-            .ok_or(ProgramError::NotLoaded)
-            .and_then(TryInto::try_into)
-            .map_err(Refused::by_kernel)?;
-        let options = if self.tc_mode == Mode::Tcx {
+        let program = self.loaded.program(name);
+        let program = program.ok_or_else(|| Refused::by_kernel(ProgramError::NotLoaded))?;
+        if self.tc_mode == Mode::Tcx {
             // First in the chain: a program ahead of ours that ends it would hide packets from us.
-            TcAttachOptions::TcxOrder(LinkOrder::first())
-        } else {
-            if clsact::add(&wanted.name, attach_type).map_err(Refused::by_kernel)? {
-                self.own_clsact.insert(index);
+            let place = match attach_type {
+                TcAttachType::Ingress => Place::Interface(index, sys::link::BPF_TCX_INGRESS),
+                _ => Place::Interface(index, sys::BPF_TCX_EGRESS),
+            };
+            let pin = self.pin(&link_name(hook, index));
+            let (link, how) = attach(program, &place, pin.as_deref()).map_err(Refused::by_call)?;
+            return Ok((Link::Held(link), how));
+        }
+        let id = program_id(&program).map_err(Refused::by_call)?;
+        let mut of_before;
+        let program = match self
+            .loaded
+            .ebpf
+            .program_mut(name)
+            .map(<&mut SchedClassifier>::try_from)
+        {
+            Some(Ok(program)) if program.fd().is_ok() => program,
+            _ => {
+                let kept = self.loaded.kept.as_ref();
+                let path = kept.map(|kept| kept.program_path(name));
+                let path = path.ok_or_else(|| Refused::by_kernel(ProgramError::NotLoaded))?;
+                of_before = SchedClassifier::from_pin(path).map_err(Refused::by_kernel)?;
+                &mut of_before
             }
-            TcAttachOptions::Netlink(NlOptions {
-                priority: 1,
-                ..NlOptions::default()
-            })
         };
-        let id = program.attach_with_options(&wanted.name, attach_type, options);
-        id.and_then(|id| program.take_link(id))
-            .map_err(Refused::by_kernel)
+        let placed = clsact::place(program, id, (index, &wanted.name), attach_type)
+            .map_err(Refused::by_kernel)?;
+        if placed.own {
+            self.own_clsact.insert(index);
+        }
+        Ok((Link::Filter(placed.link), placed.how))
+    }
+
+    /// Whether what holds a program to an interface is gone, though the interface is there.
+    pub(super) fn is_lost(
+        &self,
+        index: u32,
+        wanted: &Wanted,
+        hook: Hook,
+        attach_type: TcAttachType,
+        link: &Link,
+    ) -> bool {
+        let lost = link.is_cut_off().unwrap_or_else(|| {
+            let id = self.loaded.program(wanted.program(hook));
+            let id = id.and_then(|program| program_id(&program).ok());
+            // Where it cannot be asked, it may well be there.
+            id.is_some_and(|id| matches!(clsact::holds(index, attach_type, id), Ok(false)))
+        });
+        lost && nix::net::if_::if_nametoindex(wanted.name.as_str()) == Ok(index)
     }
 }

@@ -49,6 +49,7 @@ fn facts(name: &Name) -> String {
     };
     let lives = match name.lives {
         Lives::Maps => "kernel maps",
+        Lives::State => "state file",
         Lives::Memory => "memory",
         Lives::Now => "asked",
     };

@@ -40,6 +40,7 @@ fn load_without(without: &[Feature]) -> Result<Ebpf> {
             diagnostics: 0,
             verifier_log: false,
         },
+        None,
     )?;
     let refused: Vec<_> = loaded
         .refused

@@ -1,0 +1,170 @@
+//! What stays when the daemon ends, what it finds when it begins, and what it loses meanwhile.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
+use tracing::warn;
+
+use super::clsact;
+use super::link::{How, Link};
+use super::{Hooks, Wanted};
+use crate::bpf::Hook;
+use crate::bpf::load::Kept;
+use crate::bpf::pins::{PinsError, link_name};
+
+impl Hooks {
+    /// Where a link is pinned; `None` where nothing is.
+    pub(super) fn pin(&self, name: &str) -> Option<PathBuf> {
+        let kept = self.loaded.kept.as_ref()?;
+        Some(kept.pins.link(name))
+    }
+
+    /// The daemon begins; the one before was last alive at this time, on the monotonic clock.
+    pub fn begin(&mut self, down_since: Option<Duration>) {
+        self.down_since = down_since;
+    }
+
+    /// Notes for how long a hook did not count while this daemon took it over.
+    pub(super) fn note(&self, hook: Hook, how: How) {
+        let gap = match (how, self.down_since) {
+            (How::Kept | How::Swapped, _) | (How::New, None) => Duration::ZERO,
+            (How::Replaced(gap), _) => gap,
+            (How::New, Some(since)) => clock_gettime(ClockId::CLOCK_MONOTONIC)
+                .map_or(Duration::ZERO, Duration::from)
+                .saturating_sub(since),
+        };
+        self.states.note_gap(hook, gap);
+    }
+
+    /// Everything is attached that can be: what was pinned and is not wanted any more goes, and from now on
+    /// the counters are those of these traffics.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel said.
+    pub fn commit(&mut self, traffics: Vec<(u8, String)>) -> Result<(), PinsError> {
+        self.down_since = None;
+        let mut wanted: BTreeSet<String> = [Hook::Drop, Hook::Deliver]
+            .map(|hook| hook.as_str().to_owned())
+            .into();
+        for (index, interface) in &self.interfaces {
+            wanted.extend(interface.links.keys().map(|hook| link_name(*hook, *index)));
+        }
+        let Some(kept) = &mut self.loaded.kept else {
+            return Ok(());
+        };
+        for name in kept.pins.links() {
+            if !wanted.contains(&name) {
+                let path = kept.pins.link(&name);
+                fs::remove_file(&path).map_err(|source| PinsError::Io { path, source })?;
+            }
+        }
+        kept.commit(traffics)
+    }
+
+    /// What is kept for the next daemon.
+    #[must_use]
+    pub fn kept(&self) -> Option<&Kept> {
+        self.loaded.kept.as_ref()
+    }
+
+    /// The same, to change it.
+    pub fn kept_mut(&mut self) -> Option<&mut Kept> {
+        self.loaded.kept.as_mut()
+    }
+
+    /// Attaches again what somebody else has taken off. Gives hook and interface of each.
+    pub fn attach_again(&mut self) -> Vec<(Hook, String)> {
+        let mut lost: Vec<(u32, Wanted, Hook)> = Vec::new();
+        for (index, interface) in &self.interfaces {
+            for (hook, attach_type) in interface.wanted.hooks() {
+                let link = interface.links.get(hook);
+                if link.is_some_and(|link| {
+                    self.is_lost(*index, &interface.wanted, *hook, *attach_type, link)
+                }) {
+                    lost.push((*index, interface.wanted.clone(), *hook));
+                }
+            }
+        }
+        let mut again = Vec::new();
+        for (index, wanted, hook) in lost {
+            if let Some(interface) = self.interfaces.get_mut(&index)
+                && let Some(Link::Filter(filter)) = interface.links.remove(&hook)
+            {
+                // It is gone; what stands in its place is not ours to remove.
+                std::mem::forget(filter);
+            }
+            let name = wanted.name.clone();
+            match self.attach_interface(index, wanted) {
+                Ok(()) => {
+                    self.states.note_reattached(hook);
+                    again.push((hook, name));
+                }
+                Err(error) => warn!("{error}"),
+            }
+        }
+        if self.deliver_link.as_ref().and_then(Link::is_cut_off) == Some(true) {
+            self.deliver_link = None;
+            again.push((Hook::Deliver, String::new()));
+        }
+        again
+    }
+
+    /// A hook that belongs to no interface is attached again.
+    pub fn is_attached_again(&self, hook: Hook) {
+        self.states.note_reattached(hook);
+    }
+
+    /// Detaches an interface, or forgets one that is gone.
+    pub fn detach_interface(&mut self, index: u32) {
+        if let Some(interface) = self.interfaces.remove(&index) {
+            self.states.remove_interface(&interface.wanted.name);
+            for hook in interface.links.keys() {
+                if let Some(pin) = self.pin(&link_name(*hook, index))
+                    && let Err(error) = fs::remove_file(&pin)
+                    && error.kind() != io::ErrorKind::NotFound
+                {
+                    warn!("{}: {error}", pin.display());
+                }
+            }
+        }
+    }
+
+    /// The daemon ends: what is pinned stays, everything else is detached. Gives the interfaces whose
+    /// `clsact` was added here and is to be removed.
+    #[must_use]
+    pub fn end(self) -> BTreeSet<u32> {
+        let Self {
+            loaded,
+            drop_link,
+            deliver_link,
+            interfaces,
+            own_clsact,
+            ..
+        } = self;
+        if loaded.kept.is_none() {
+            drop(interfaces);
+            drop((drop_link, deliver_link, loaded));
+            return own_clsact;
+        }
+        let links = interfaces
+            .into_values()
+            .flat_map(|interface| interface.links.into_values());
+        links.for_each(Link::leave);
+        BTreeSet::new()
+    }
+}
+
+/// Removes the filters of a peerwatch from an interface whose index and name are given; whether there were
+/// any.
+///
+/// # Errors
+///
+/// What the kernel said.
+pub fn clear_filters(index: u32, interface: &str) -> io::Result<bool> {
+    clsact::clear(index, interface)
+}

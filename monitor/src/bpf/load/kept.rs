@@ -1,0 +1,282 @@
+//! What a daemon leaves to the next one: see [`crate::bpf::pins`].
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+use aya::Ebpf;
+use monitor_common::attempt::{
+    Attempt, AttemptKey, EarlyAnswer, MAX_EARLY_ANSWERS, MAX_SILENT_HOSTS, count, hook,
+};
+use monitor_common::counter::{Count, SLOTS};
+use monitor_common::drop::{DropKey, MAX_DROP_KEYS};
+use monitor_common::event::{EVENT_RING_BYTES, loss};
+use monitor_common::interface::{InterfaceCount, MAX_INTERFACES};
+use monitor_common::teredo::TEREDO_RING_BYTES;
+use monitor_common::traffic::MAX_TRAFFICS;
+use tracing::{info, warn};
+
+use super::{RAW_TP, TP_BTF};
+use crate::bpf::pins::{Generation, Pins, PinsError, put};
+use crate::bpf::sys::object;
+
+/// Key size, value size, entries.
+type Shape = (usize, usize, u32);
+
+/// The maps that programs of another build or with other settings take over: those that count, and those
+/// that say what the counts are of. Tables are filled anew, and old programs keep theirs until they go.
+const CARRIED: &[(&str, Shape)] = &[
+    ("ALLOWED", (4, size_of::<Count>(), SLOTS)),
+    (
+        "DROPS",
+        (size_of::<DropKey>(), size_of::<Count>(), MAX_DROP_KEYS),
+    ),
+    (
+        "INTERFACE_COUNTS",
+        (4, size_of::<InterfaceCount>(), MAX_INTERFACES),
+    ),
+    ("FRAGMENTS", (4, 8, 6)),
+    ("LOSSES", (4, 8, loss::LEN)),
+    (
+        "ATTEMPT_ALIASES",
+        (size_of::<AttemptKey>(), 4, MAX_EARLY_ANSWERS),
+    ),
+    (
+        "EARLY_ANSWERS",
+        (
+            size_of::<AttemptKey>(),
+            size_of::<EarlyAnswer>(),
+            MAX_EARLY_ANSWERS,
+        ),
+    ),
+    ("SILENT_HOSTS", (16, 8, MAX_SILENT_HOSTS)),
+    ("ATTEMPT_COUNTS", (4, 8, count::LEN * hook::LEN)),
+    ("ATTEMPTS_CREATED", (4, 8, MAX_TRAFFICS as u32 * hook::LEN)),
+    ("EVENTS", (0, 0, EVENT_RING_BYTES)),
+    ("TEREDO_RING", (0, 0, TEREDO_RING_BYTES)),
+];
+
+/// The map of attempts, whose size is a setting.
+const ATTEMPTS: &str = "ATTEMPTS";
+
+/// How what was there before is used.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Use {
+    /// Nothing was there.
+    Fresh,
+    /// As it is.
+    Adopt,
+    /// Its counts.
+    TakeOver,
+}
+
+/// The pins of this namespace, and the generation that this daemon works with.
+#[derive(Debug)]
+pub struct Kept {
+    /// The pins.
+    pub pins: Pins,
+    mode: Use,
+    before: Option<Generation>,
+    now: Generation,
+    /// The map of attempts of before, where it has another size.
+    attempts: Option<OwnedFd>,
+}
+
+impl Kept {
+    /// Looks for what was left. `None` without pins.
+    pub(super) fn find(pins: Option<Pins>, digest: u64) -> Option<Self> {
+        let pins = pins?;
+        let before = pins.newest();
+        let mode = match &before {
+            None => Use::Fresh,
+            Some(before) if before.digest == digest => Use::Adopt,
+            Some(_) => Use::TakeOver,
+        };
+        let now = before
+            .clone()
+            .filter(|_| mode == Use::Adopt)
+            .unwrap_or(Generation {
+                number: 0,
+                digest,
+                traffics: Vec::new(),
+            });
+        match mode {
+            Use::Fresh => {}
+            Use::Adopt => info!(
+                "what was attached before goes on ({})",
+                pins.folder().display()
+            ),
+            Use::TakeOver => info!(
+                "another build or other settings: counts are taken over, programs are swapped ({})",
+                pins.folder().display()
+            ),
+        }
+        Some(Self {
+            pins,
+            mode,
+            before,
+            now,
+            attempts: None,
+        })
+    }
+
+    /// Where the maps that are taken over are pinned.
+    pub(super) fn maps(&self, max_attempts: u32) -> BTreeMap<&'static str, PathBuf> {
+        let Some(before) = &self.before else {
+            return BTreeMap::new();
+        };
+        let attempts = (size_of::<AttemptKey>(), size_of::<Attempt>(), max_attempts);
+        let carried = CARRIED.iter().copied().chain([(ATTEMPTS, attempts)]);
+        let others = OTHERS.iter().map(|name| (*name, None));
+        carried
+            .map(|(name, shape)| (name, Some(shape)))
+            .chain(others.filter(|_| self.mode == Use::Adopt))
+            .filter_map(|(name, shape)| {
+                let path = self.pins.map(before.number, name);
+                let found = object::get(&path).and_then(|map| object::map_info(&map));
+                match (found, shape) {
+                    (Ok(found), Some((key, value, entries)))
+                        if (found.key_size as usize, found.value_size as usize) != (key, value)
+                            || found.max_entries != entries =>
+                    {
+                        if name != ATTEMPTS {
+                            warn!("the map {name} of before has another form: it begins anew");
+                        }
+                        None
+                    }
+                    (Ok(_), _) => Some((name, path)),
+                    (Err(error), _) => {
+                        warn!("the map {name} of before is not there ({error}): it begins anew");
+                        None
+                    }
+                }
+            })
+            .collect()
+    }
+
+    /// Pins the maps of a generation that is new.
+    pub(super) fn pin_maps(&mut self, ebpf: &Ebpf) -> Result<(), PinsError> {
+        if self.mode == Use::Adopt {
+            return Ok(());
+        }
+        self.now.number = self.pins.begin()?;
+        for (name, map) in ebpf.maps() {
+            // Read-only data: the programs hold it, and such names cannot be pinned.
+            if name.starts_with('.') {
+                continue;
+            }
+            let path = self.pins.map(self.now.number, name);
+            map.pin(&path).map_err(|error| PinsError::Io {
+                path,
+                source: std::io::Error::other(error),
+            })?;
+        }
+        if let Some(before) = &self.before {
+            let path = self.pins.map(before.number, ATTEMPTS);
+            let new = self.pins.map(self.now.number, ATTEMPTS);
+            self.attempts = other_map(&path, &new);
+        }
+        Ok(())
+    }
+
+    /// The map of attempts of before, where another one has taken its place.
+    pub(crate) fn attempts_before(&mut self) -> Option<OwnedFd> {
+        self.attempts.take()
+    }
+
+    /// The table of ports of the programs before, where others take their place.
+    pub(crate) fn ports_before(&self) -> Option<OwnedFd> {
+        let before = self
+            .before
+            .as_ref()
+            .filter(|_| self.mode == Use::TakeOver)?;
+        object::get(&self.pins.map(before.number, "PORT_TABLE")).ok()
+    }
+
+    /// The drop program before, where another one takes its place.
+    #[must_use]
+    pub fn drop_program_before(&self) -> Option<OwnedFd> {
+        let before = self
+            .before
+            .as_ref()
+            .filter(|_| self.mode == Use::TakeOver)?;
+        let path = |name: &str| self.pins.program(before.number, name);
+        [TP_BTF, RAW_TP]
+            .iter()
+            .find_map(|name| object::get(&path(name)).ok())
+    }
+
+    /// A program that was left, where all of it is taken as it is.
+    pub(super) fn program(&self, name: &str) -> Option<OwnedFd> {
+        if self.mode != Use::Adopt {
+            return None;
+        }
+        object::get(&self.pins.program(self.now.number, name)).ok()
+    }
+
+    /// Pins a program that was loaded.
+    pub(super) fn pin_program(&self, name: &str, program: &impl AsFd) -> Result<(), PinsError> {
+        put(program, &self.pins.program(self.now.number, name))
+    }
+
+    /// Where a program is pinned.
+    pub(crate) fn program_path(&self, name: &str) -> PathBuf {
+        self.pins.program(self.now.number, name)
+    }
+
+    /// The traffics whose counters there are already: index and name.
+    #[must_use]
+    pub fn traffics_before(&self) -> &[(u8, String)] {
+        self.before
+            .as_ref()
+            .map_or(&[], |before| before.traffics.as_slice())
+    }
+
+    /// Notes whose the counters are from now on. Before the first time, the generation does not count as
+    /// one; with it, those of before go.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel said.
+    pub fn commit(&mut self, traffics: Vec<(u8, String)>) -> Result<(), PinsError> {
+        self.now.traffics = traffics;
+        if self.mode == Use::Adopt {
+            self.pins.rename(&self.now)?;
+        } else {
+            self.pins.complete(&self.now)?;
+            self.mode = Use::Adopt;
+        }
+        self.pins.keep_only(self.now.number)
+    }
+}
+
+/// The maps that only programs of the same build and settings can go on with.
+const OTHERS: &[&str] = &[
+    "PORT_TABLE",
+    "REASON_TABLE",
+    "PLACE_TABLE",
+    "INTERFACES",
+    "LOCAL_ADDRESSES",
+    "LAST",
+    "SKB_COPY",
+    "LOG_LIMIT",
+    "LOOK_OUT",
+    "NOTES",
+    "FRESH",
+    "TEREDO_TRAFFIC",
+    "TEREDO_PACKETS",
+    "TC_NEXT",
+    "CGROUP_NEXT",
+    "DROP_NEXT",
+    "AYA_LOGS",
+];
+
+/// The map at one path, where another one is at the other.
+fn other_map(path: &std::path::Path, new: &std::path::Path) -> Option<OwnedFd> {
+    let (old, new) = (object::get(path).ok()?, object::get(new).ok()?);
+    let ids = (
+        object::map_info(&old).ok()?.id,
+        object::map_info(&new).ok()?.id,
+    );
+    (ids.0 != ids.1).then_some(old)
+}

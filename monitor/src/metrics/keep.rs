@@ -1,0 +1,71 @@
+//! From one daemon to the next.
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
+
+use super::{Source, lock};
+use crate::saved;
+
+impl Source {
+    /// What is to be kept for the next daemon.
+    #[must_use]
+    pub fn save(&self) -> saved::Shown {
+        // One lock at a time: within one expression all of them would be held to its end, and a scrape takes
+        // them in another order.
+        let moments = lock(&self.states_shown).save();
+        let changes = lock(&self.firewall).changes.clone();
+        let floors = lock(&self.floors).clone();
+        let interfaces = lock(&self.interfaces).save();
+        saved::Shown {
+            moments,
+            changes,
+            lines_lost: self.lines_lost.load(Ordering::Relaxed),
+            attempts_suppressed: self.attempts_suppressed.load(Ordering::Relaxed),
+            reattached: self.states.reattached(),
+            floors,
+            interfaces,
+        }
+    }
+
+    /// Goes on where a daemon before was; `same_maps` says whether its counters are.
+    pub fn resume(&self, saved: saved::Shown, same_maps: bool) {
+        lock(&self.states_shown).resume(saved.moments);
+        lock(&self.firewall).changes = saved.changes;
+        self.lines_lost.store(saved.lines_lost, Ordering::Relaxed);
+        self.attempts_suppressed
+            .store(saved.attempts_suppressed, Ordering::Relaxed);
+        self.states.resume_reattached(saved.reattached);
+        lock(&self.interfaces).resume(saved.interfaces, same_maps);
+        if same_maps {
+            *lock(&self.floors) = saved.floors;
+        }
+    }
+
+    /// Another drop program takes this one's place: what it never saw is not forgotten.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel said.
+    pub fn take_missed(&self, program: &OwnedFd) -> Result<(), String> {
+        lock(&self.counters)
+            .take_missed(program)
+            .map_err(|error| error.to_string())
+    }
+
+    /// No other interfaces than these are there: what others counted goes to `other`.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel said.
+    pub fn interfaces_are(&self, is_known: impl Fn(u32) -> bool) -> Result<(), String> {
+        let mut names = lock(&self.interfaces);
+        names.keep_only(&is_known);
+        let counted = lock(&self.counters).interfaces();
+        for index in counted.map_err(|error| error.to_string())? {
+            if !is_known(index) {
+                names.is_gone(index);
+            }
+        }
+        Ok(())
+    }
+}
