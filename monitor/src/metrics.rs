@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use monitor_common::Direction;
@@ -59,6 +59,8 @@ pub struct Source {
     firewall: Mutex<firewall::Firewall>,
     reload_successful: AtomicBool,
     lines_lost: AtomicU64,
+    /// Lines that could not be written; the writer of the log counts them.
+    unwritten: OnceLock<Arc<AtomicU64>>,
     attempts_suppressed: AtomicU64,
     states: SharedStates,
     reasons: Arc<ReasonTable>,
@@ -91,6 +93,7 @@ impl Source {
             firewall: Mutex::new(firewall::Firewall::default()),
             reload_successful: AtomicBool::new(true),
             lines_lost: AtomicU64::new(0),
+            unwritten: OnceLock::new(),
             attempts_suppressed: AtomicU64::new(0),
             states,
             reasons,
@@ -192,6 +195,21 @@ impl Source {
         self.lines_lost.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Shows how many lines of the packet log could not be written, as its writer counts them. Only the first
+    /// counter is taken.
+    pub fn watch_log(&self, unwritten: Arc<AtomicU64>) {
+        self.unwritten.get_or_init(|| unwritten);
+    }
+
+    fn lines(&self) -> families::Lines {
+        let unwritten = self.unwritten.get();
+        families::Lines {
+            lost: self.lines_lost.load(Ordering::Relaxed),
+            unwritten: unwritten.map_or(0, |count| count.load(Ordering::Relaxed)),
+            attempts_suppressed: self.attempts_suppressed.load(Ordering::Relaxed),
+        }
+    }
+
     /// What could not be done so far, by [`monitor_common::event::loss`].
     ///
     /// # Errors
@@ -283,11 +301,7 @@ impl Source {
         families.extend(firewall::families(&lock(&self.firewall)));
         families.extend(families::hooks(&states));
         families.extend(families::maps(&snapshot, &lock(&self.attempts)));
-        families.extend(families::losses(
-            &snapshot,
-            self.lines_lost.load(Ordering::Relaxed),
-            self.attempts_suppressed.load(Ordering::Relaxed),
-        ));
+        families.extend(families::losses(&snapshot, &self.lines()));
         families.extend(families::info(
             &self.kernel,
             &self.traffics(),

@@ -23,6 +23,10 @@ const KEEP: Duration = Duration::from_secs(130);
 /// How many unanswered attempts, hosts and finished keys are remembered at most; the oldest are forgotten.
 const REMEMBERED: usize = 262_144;
 
+/// How many answered attempts are kept beside the map until they are judged, 3 s later. One that finds no room
+/// is judged as long as it is in the map.
+const ANSWERED: usize = 131_072;
+
 /// A finished attempt that may still be repeated.
 #[derive(Debug)]
 struct Done {
@@ -243,7 +247,7 @@ impl Tracker {
                 {
                     self.hosts.is_awaited(address(attempt.target));
                 }
-                if attempt.answered_ns != 0 {
+                if attempt.answered_ns != 0 && self.answered.len() < ANSWERED {
                     let attempt = *attempt;
                     self.answered.insert(key, Answered { first_ns, attempt });
                 }

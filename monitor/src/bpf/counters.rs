@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use aya::Ebpf;
 use aya::maps::{MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues};
@@ -34,6 +35,9 @@ pub struct Counters {
     fragments: PerCpuArray<MapData, u64>,
     losses: PerCpuArray<MapData, u64>,
     drop_program: Option<ProgramFd>,
+    /// What was read last of its missed calls: a counter must not fall where its file can't be read, as
+    /// without a descriptor that is free.
+    missed: AtomicU64,
 }
 
 impl std::fmt::Debug for Counters {
@@ -148,6 +152,7 @@ impl Counters {
             fragments: take(ebpf, "FRAGMENTS")?,
             losses: take(ebpf, "LOSSES")?,
             drop_program: drop_program(ebpf),
+            missed: AtomicU64::new(0),
         })
     }
 
@@ -202,7 +207,10 @@ impl Counters {
         for (sum, values) in snapshot.losses.iter_mut().zip(self.losses.iter()) {
             *sum = values.map_err(failed("LOSSES"))?.iter().sum();
         }
-        snapshot.missed = self.drop_program.as_ref().map(recursion_misses);
+        snapshot.missed = self.drop_program.as_ref().map(|program| {
+            let missed = recursion_misses(program);
+            self.missed.fetch_max(missed, Ordering::Relaxed).max(missed)
+        });
         Ok(snapshot)
     }
 
