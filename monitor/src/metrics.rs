@@ -121,8 +121,16 @@ impl Source {
 
     /// An interface is there, under this name from now on; `watched` says whether it gets series of its
     /// own.
-    pub fn interface_is(&self, index: u32, name: &str, watched: bool) {
-        lock(&self.interfaces).set(index, name, watched);
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel does not say what was counted under this index before: then it gets none.
+    pub fn interface_is(&self, index: u32, name: &str, watched: bool) -> Result<(), String> {
+        lock(&self.interfaces)
+            .set(index, name, watched, |index| {
+                lock(&self.counters).interface(index)
+            })
+            .map_err(|error| error.to_string())
     }
 
     /// An interface is gone: what it counted goes to `other`.

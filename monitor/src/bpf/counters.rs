@@ -15,7 +15,7 @@ use monitor_common::interface::{InterfaceCount, MAX_INTERFACES, NO_INTERFACE, OT
 use thiserror::Error;
 
 use super::load::{RAW_TP, TP_BTF};
-use super::tables::{TableError, take};
+use super::tables::{TableError, take, unless_absent};
 
 /// A counter map could not be read.
 #[derive(Debug, Error)]
@@ -227,20 +227,27 @@ impl Counters {
         Ok(losses)
     }
 
+    /// What was counted on the interface with this index.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel refuses.
+    pub fn interface(&self, index: u32) -> Result<InterfaceCount, ReadError> {
+        match self.interfaces.get(&index, 0) {
+            Ok(values) => Ok(sum_interface(&values)),
+            Err(MapError::KeyNotFound) => Ok(InterfaceCount::default()),
+            Err(error) => Err(failed("INTERFACE_COUNTS")(error)),
+        }
+    }
+
     /// Takes an interface that is gone out of the map and returns what it had counted.
     ///
     /// # Errors
     ///
     /// Where the kernel refuses.
     pub fn retire_interface(&mut self, index: u32) -> Result<InterfaceCount, ReadError> {
-        let count = match self.interfaces.get(&index, 0) {
-            Ok(values) => sum_interface(&values),
-            Err(MapError::KeyNotFound) => return Ok(InterfaceCount::default()),
-            Err(error) => return Err(failed("INTERFACE_COUNTS")(error)),
-        };
-        self.interfaces
-            .remove(&index)
-            .map_err(failed("INTERFACE_COUNTS"))?;
+        let count = self.interface(index)?;
+        unless_absent(self.interfaces.remove(&index)).map_err(failed("INTERFACE_COUNTS"))?;
         Ok(count)
     }
 }

@@ -1,0 +1,3 @@
+//! placeholder
+use super::Row;
+pub(super) const ROWS: &[Row] = &[];
