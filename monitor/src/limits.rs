@@ -41,7 +41,10 @@ pub fn parts(max_attempts: usize, states: usize) -> Vec<Part> {
 /// The most bytes that the process may have resident.
 #[must_use]
 pub fn most(max_attempts: usize, states: usize) -> usize {
-    parts(max_attempts, states).iter().map(|part| part.bytes).sum()
+    parts(max_attempts, states)
+        .iter()
+        .map(|part| part.bytes)
+        .sum()
 }
 
 /// What a hash table takes that grew to so many entries: a power of two of buckets, seven of eight used at
@@ -73,6 +76,9 @@ mod tests {
         let most = most(65_536, states).div_ceil(1 << 20);
         println!("{most} MiB");
         let text = include_str!("../../docs/limits.md");
-        assert!(text.contains(&format!("{most} MiB")), "{most} MiB is not documented");
+        assert!(
+            text.contains(&format!("{most} MiB")),
+            "{most} MiB is not documented"
+        );
     }
 }

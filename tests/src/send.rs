@@ -13,7 +13,8 @@ use crate::netns::NetNs;
 use crate::packet::frame;
 
 /// Bytes of a link address.
-const ADDRESS: u32 = size_of::<libc::sockaddr_ll>() as u32;
+const ADDRESS: u32 = 20;
+const _: () = assert!(size_of::<libc::sockaddr_ll>() == ADDRESS as usize);
 
 /// How many frames the kernel gets at once.
 const BATCH: usize = 64;

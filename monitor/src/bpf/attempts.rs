@@ -18,7 +18,11 @@ const ROOM: usize = 4096;
 
 /// The most memory that one reading takes, bytes: what the kernel writes, and the list of it.
 pub(crate) const fn room(max_attempts: usize) -> usize {
-    let most = if max_attempts > ROOM { max_attempts } else { ROOM };
+    let most = if max_attempts > ROOM {
+        max_attempts
+    } else {
+        ROOM
+    };
     most.next_power_of_two() * size_of::<(AttemptKey, Attempt)>()
         + limits::list::<(AttemptKey, Attempt)>(most)
 }

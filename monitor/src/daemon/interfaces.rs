@@ -109,9 +109,9 @@ impl Interfaces {
                 self.known.insert(interface.index, interface.clone());
                 let watched =
                     interface.kind != LinkType::Loopback && self.wanted(interface).is_some();
-                let named =
-                    self.source
-                        .interface_is(interface.index, &interface.name, watched);
+                let named = self
+                    .source
+                    .interface_is(interface.index, &interface.name, watched);
                 if let Err(error) = named {
                     warn!("{} is counted in \"other\": {error}", interface.name);
                 }

@@ -211,7 +211,10 @@ mod tests {
         let family = names.family(&snapshot, EVERYTHING, |_| true).into_proto();
         let of = |name: &str| {
             let series = family.get_metric().iter().find(|metric| {
-                let labels = metric.get_label().iter().map(|label| label.value());
+                let labels = metric
+                    .get_label()
+                    .iter()
+                    .map(prometheus::proto::LabelPair::value);
                 labels.eq([name, "outbound", "allowed"])
             });
             #[expect(

@@ -88,7 +88,10 @@ fn out_of_descriptors() -> Result<String> {
     let mut series = 0;
     until("hooks are missing", DEADLINE, || {
         let counts = hooks()?;
-        series = counts.keys().filter(|series| series.to_string().contains("\"fd")).count();
+        series = counts
+            .keys()
+            .filter(|series| series.to_string().contains("\"fd"))
+            .count();
         Ok((series as u64 == 2 * COME && attached(&counts) < 2 * COME).then_some(()))
     })
     .with_context(|| format!("{series} series\n{}", lab.daemon.errors()))?;
@@ -114,8 +117,14 @@ fn out_of_descriptors() -> Result<String> {
         sent += sender.blast(&[frame], 5)?.offered;
     }
     let packets = |rises: &Counts| sum(rises, &["peerwatch_packets_total"]);
-    let rises = risen(&lab.daemon, &NAMES, &before, DEADLINE, |rises| packets(rises) >= sent)?;
-    ensure!(packets(&rises) == sent, "{sent} were sent\n{}", listed(&rises));
+    let rises = risen(&lab.daemon, &NAMES, &before, DEADLINE, |rises| {
+        packets(rises) >= sent
+    })?;
+    ensure!(
+        packets(&rises) == sent,
+        "{sent} were sent\n{}",
+        listed(&rises)
+    );
     drop(held);
     lab.daemon.stop()?;
     Ok(format!(

@@ -10,7 +10,7 @@ use crate::attempts::lab::{Lab, SPOOFED, TARGETS, WAN};
 use crate::expect::Family;
 use crate::lab::{Net, address, mac};
 use crate::packet::{Packet, Protocol, flags};
-use crate::scrape::rise;
+use crate::scrape::{Counts, rise};
 use crate::send::FrameSender;
 
 pub(super) const ROWS: &[Row] = &[Row {
@@ -62,6 +62,12 @@ pub(super) fn error(syn: &Packet) -> Vec<u8> {
     icmp_error_like(&like, &syn.ip()[..28])
 }
 
+/// Attempts that ended like this.
+fn ended(rises: &Counts, outcome: &str, by: &str) -> u64 {
+    let by = format!("blocked_by=\"{by}\"");
+    sum(rises, &["attempts_total", outcome, &by])
+}
+
 fn errors() -> Result<String> {
     let mut lab = Lab::create()?;
     lab.server.nft(
@@ -84,30 +90,36 @@ fn errors() -> Result<String> {
         .map(|number| router.frame(mac(WAN, 1), &error(&syn(number))))
         .collect();
     let blast = router.blast(&frames, ERRORS)?;
-    let ended = |outcome: &str, by: &str| {
-        let words = vec!["attempts_total".to_owned(), format!("outcome=\"{outcome}\""), format!("blocked_by=\"{by}\"")];
-        move |rises: &crate::scrape::Counts| {
-            let words: Vec<&str> = words.iter().map(String::as_str).collect();
-            sum(rises, &words)
-        }
-    };
-    let (established, rejected) = (ended("established", "none"), ended("rejected", "middlebox"));
+    let established = |rises: &Counts| ended(rises, "outcome=\"established\"", "none");
+    let rejected = |rises: &Counts| ended(rises, "outcome=\"rejected\"", "middlebox");
     let wanted = u64::from(SYNS);
-    risen(&lab.daemon, &NAMES, &before, Duration::from_secs(15), |rises| {
-        established(rises) >= wanted && rejected(rises) >= wanted
-    })?;
+    risen(
+        &lab.daemon,
+        &NAMES,
+        &before,
+        Duration::from_secs(15),
+        |rises| established(rises) >= wanted && rejected(rises) >= wanted,
+    )?;
     // Whatever else was taken for an attempt is counted as unanswered after 7 s.
     std::thread::sleep(Duration::from_secs(8));
     let rises = rise(&before, &counters(&lab.daemon, &NAMES)?)?;
     ensure!(
-        established(&rises) == wanted && rejected(&rises) == wanted && sum(&rises, &[]) == 2 * wanted,
+        established(&rises) == wanted
+            && rejected(&rises) == wanted
+            && sum(&rises, &[]) == 2 * wanted,
         "{blast:?}\n{}",
         listed(&rises)
     );
     let entries = sum(&counters(&lab.daemon, &["map_entries"])?, &["attempts"]);
-    ensure!(entries == records + 2 * wanted, "{entries} records, {records} before");
+    ensure!(
+        entries == records + 2 * wanted,
+        "{entries} records, {records} before"
+    );
     let now = resident_memory(&lab.daemon)?;
-    ensure!(now < resident + GROWTH, "{now} KiB resident, {resident} before");
+    ensure!(
+        now < resident + GROWTH,
+        "{now} KiB resident, {resident} before"
+    );
     let peak = mib(peak_memory(&lab.daemon)?);
     lab.daemon.stop()?;
     Ok(format!(

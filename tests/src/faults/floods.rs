@@ -93,7 +93,12 @@ fn drops() -> Result<String> {
         "{blast:?}\n{}",
         listed(&rises)
     );
-    finish(lab, &blast, &format!("dropped {}", dropped(&rises)), overload(&rises))
+    finish(
+        lab,
+        &blast,
+        &format!("dropped {}", dropped(&rises)),
+        overload(&rises),
+    )
 }
 
 fn data() -> Result<String> {

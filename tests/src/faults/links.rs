@@ -60,7 +60,9 @@ pub(super) fn leaving() -> Result<Vec<u8>> {
 /// Sends packets out of an interface of the gateway.
 fn leave_by(lab: &Lab, interface: &str, count: u64) -> Result<u64> {
     let sender = FrameSender::open(&lab.gw, interface)?;
-    Ok(sender.blast(&[sender.frame([2; 6], &leaving()?)], count)?.offered)
+    Ok(sender
+        .blast(&[sender.frame([2; 6], &leaving()?)], count)?
+        .offered)
 }
 
 fn packets(rises: &Counts) -> u64 {
@@ -76,7 +78,9 @@ fn by_interface(rises: &Counts, name: &str) -> u64 {
 fn made_again(index: Option<u32>) -> Result<String> {
     let mut lab = Lab::create()?;
     let before = counters(&lab.daemon, &NAMES)?;
-    let words = index.map(|index| format!("index {index}")).unwrap_or_default();
+    let words = index
+        .map(|index| format!("index {index}"))
+        .unwrap_or_default();
     let mut sent = 0;
     let mut last = 0;
     for round in 1..=3 {
@@ -132,7 +136,10 @@ fn many() -> Result<String> {
             // Series of interfaces come and go; the others never fall.
             let text = series.to_string();
             let stays = !text.contains("interface=\"m");
-            ensure!(!stays || now.get(series) >= Some(was), "{series} fell from {was}");
+            ensure!(
+                !stays || now.get(series) >= Some(was),
+                "{series} fell from {was}"
+            );
         }
         last = now;
         scrapes += 1;
@@ -168,9 +175,13 @@ fn many() -> Result<String> {
         })?;
     }
     let sent = MANY * ROUNDS * EACH;
-    let rises = risen(&lab.daemon, &names, &before, Duration::from_secs(5), |rises| {
-        packets(rises) >= sent && by_interface(rises, "other") >= sent
-    })?;
+    let rises = risen(
+        &lab.daemon,
+        &names,
+        &before,
+        Duration::from_secs(5),
+        |rises| packets(rises) >= sent && by_interface(rises, "other") >= sent,
+    )?;
     let full = counters(&lab.daemon, &["map_full_total"])?;
     ensure!(
         packets(&rises) == sent
@@ -228,5 +239,7 @@ fn namespace_deleted() -> Result<String> {
     let counted = outbound(&counters(&lab.daemon, &NAMES)?);
     ensure!(counted == all, "{counted} of {all}");
     lab.daemon.stop()?;
-    Ok(format!("sent {sent}, then {more} through the new one; counted {counted}; exit code 0"))
+    Ok(format!(
+        "sent {sent}, then {more} through the new one; counted {counted}; exit code 0"
+    ))
 }

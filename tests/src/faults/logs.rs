@@ -98,9 +98,13 @@ fn missing(rises: &Counts) -> u64 {
 
 /// Whole lines about packets.
 fn packet_lines(log: &str) -> u64 {
-    let whole = log.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+    let whole = log
+        .split_inclusive('\n')
+        .filter(|line| line.ends_with('\n'));
     let values = whole.filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    values.filter(|value| value.get("verdict").is_some()).count() as u64
+    values
+        .filter(|value| value.get("verdict").is_some())
+        .count() as u64
 }
 
 /// Waits until everything that was sent is counted, and is in the log or known to be missing there.
@@ -210,21 +214,35 @@ fn tiny_disk(temp: &TempDir) -> Result<(File, File)> {
     let target = CString::new(temp.path().display().to_string())?;
     let open = move || -> Result<(File, File)> {
         unshare(CloneFlags::CLONE_NEWNS).context("unshare")?;
-        let mount = |kind: &std::ffi::CStr, target: &std::ffi::CStr, flags, data: *const libc::c_char| {
-            // SAFETY: the strings live through the call; there are no other arguments in memory.
-            let result = unsafe {
-                libc::mount(kind.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, data.cast())
+        let mount =
+            |kind: &std::ffi::CStr, target: &std::ffi::CStr, flags, data: *const libc::c_char| {
+                // SAFETY: the strings live through the call; there are no other arguments in memory.
+                let result = unsafe {
+                    libc::mount(
+                        kind.as_ptr(),
+                        target.as_ptr(),
+                        kind.as_ptr(),
+                        flags,
+                        data.cast(),
+                    )
+                };
+                ensure!(result == 0, "mount: {}", std::io::Error::last_os_error());
+                Ok(())
             };
-            ensure!(result == 0, "mount: {}", std::io::Error::last_os_error());
-            Ok(())
-        };
-        mount(c"none", c"/", libc::MS_REC | libc::MS_PRIVATE, std::ptr::null())?;
+        mount(
+            c"none",
+            c"/",
+            libc::MS_REC | libc::MS_PRIVATE,
+            std::ptr::null(),
+        )?;
         mount(c"tmpfs", &target, 0, c"size=64k".as_ptr())?;
         let file = |name: &str| {
             let path = PathBuf::from(target.to_str()?).join(name);
             let mut options = OpenOptions::new();
             let options = options.create(true).truncate(false).read(true).write(true);
-            options.open(&path).with_context(|| path.display().to_string())
+            options
+                .open(&path)
+                .with_context(|| path.display().to_string())
         };
         Ok((file("log")?, file("other")?))
     };
@@ -236,9 +254,13 @@ fn tiny_disk(temp: &TempDir) -> Result<(File, File)> {
 fn disk_full() -> Result<String> {
     let temp = TempDir::create(&unique_prefix())?;
     let (log, mut other) = tiny_disk(&temp)?;
-    let path = PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), log.as_raw_fd()));
+    let path = PathBuf::from(format!(
+        "/proc/{}/fd/{}",
+        std::process::id(),
+        log.as_raw_fd()
+    ));
     // Half of it is somebody else's.
-    other.write_all(&[0; 32 * 1024])?;
+    other.write_all(&vec![0; 32 * 1024])?;
     let mut lab = lab(Some(&path))?;
     let before = counters(&lab.daemon, &NAMES)?;
     // One after the other: here the disk is to be what is full.
@@ -260,7 +282,10 @@ fn disk_full() -> Result<String> {
     let (rises, after) = accounted(&lab.daemon, &before, sent, lines)?;
     ensure!(after == full + again.offered, "{after} lines after {full}");
     until("it is said", DEADLINE, || {
-        let said = lab.daemon.errors().contains("the packet log is written again");
+        let said = lab
+            .daemon
+            .errors()
+            .contains("the packet log is written again");
         Ok(said.then_some(()))
     })?;
     lab.daemon.stop()?;

@@ -37,7 +37,9 @@ fn drops(daemon: &Daemon) -> Result<PerCpuHashMap<MapData, DropKey, Count>> {
             let line = lines.find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
             line?.trim().parse().ok()
         };
-        let fits = shape.iter().all(|(key, wanted)| value(key) == Some(*wanted));
+        let fits = shape
+            .iter()
+            .all(|(key, wanted)| value(key) == Some(*wanted));
         if let (true, Some(id)) = (fits, value("map_id")) {
             return Ok(Map::PerCpuHashMap(MapData::from_id(id)?).try_into()?);
         }
@@ -60,7 +62,13 @@ fn drops_full() -> Result<String> {
     let udp = |rises: &Counts| sum(rises, &["packets_total", "protocol=\"udp\""]);
     let full = |rises: &Counts| sum(rises, &["map_full_total", "map=\"drops\""]);
     send(Protocol::Tcp, 7680, 10)?;
-    risen(&lab.daemon, &NAMES, &before, Duration::from_secs(5), |rises| tcp(rises) >= 10)?;
+    risen(
+        &lab.daemon,
+        &NAMES,
+        &before,
+        Duration::from_secs(5),
+        |rises| tcp(rises) >= 10,
+    )?;
 
     let mut map = drops(&lab.daemon)?;
     let cpus = aya::util::nr_cpus().map_err(|(what, error)| anyhow::anyhow!("{what}: {error}"))?;
@@ -82,9 +90,13 @@ fn drops_full() -> Result<String> {
     ensure!(written < MAX_DROP_KEYS, "the map is not full");
     send(Protocol::Tcp, 7680, 20)?;
     send(Protocol::Udp, 443, 50)?;
-    let rises = risen(&lab.daemon, &NAMES, &before, Duration::from_secs(5), |rises| {
-        tcp(rises) >= 30 && full(rises) >= 50
-    })?;
+    let rises = risen(
+        &lab.daemon,
+        &NAMES,
+        &before,
+        Duration::from_secs(5),
+        |rises| tcp(rises) >= 30 && full(rises) >= 50,
+    )?;
     ensure!(
         (tcp(&rises), udp(&rises), full(&rises)) == (30, 0, 50),
         "{}",

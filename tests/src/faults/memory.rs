@@ -33,8 +33,8 @@ const MAX_ATTEMPTS: usize = 65_536;
 /// States of the built-in traffics: three, outbound and forwarded.
 const STATES: usize = 6;
 /// What the maps may take, MiB for each processor and for all together: docs/limits.md.
-const MAPS_FOR_ALL: u64 = 40;
-const MAPS_FOR_EACH: u64 = 3;
+const MAPS_FOR_ALL: u64 = 24;
+const MAPS_FOR_EACH: u64 = 1;
 
 const NAMES: [&str; 2] = ["attempts_total", "attempts_lost_total"];
 
@@ -140,15 +140,21 @@ fn memory() -> Result<String> {
         sum(rises, &["attempts_total", "do_peer"]) + sum(rises, &["attempts_lost_total", "table"])
     };
     let ([syns, solicitations, drops], rises, scraped) = std::thread::scope(|scope| {
-        let scraper = scope.spawn(|| scrapes(&lab.daemon, &stop));
+        let beside = scope.spawn(|| scrapes(&lab.daemon, &stop));
         let result = flood(&lab).and_then(|blasts| {
-            let rises = risen(&lab.daemon, &NAMES, &before, Duration::from_secs(45), |rises| {
-                tcp(rises) >= blasts[0].offered && teredo::accounted(rises) >= blasts[1].offered
-            })?;
+            let rises = risen(
+                &lab.daemon,
+                &NAMES,
+                &before,
+                Duration::from_secs(45),
+                |rises| {
+                    tcp(rises) >= blasts[0].offered && teredo::accounted(rises) >= blasts[1].offered
+                },
+            )?;
             Ok((blasts, rises))
         });
         stop.store(true, Ordering::Relaxed);
-        let scraped = scraper.join();
+        let scraped = beside.join();
         let scraped = scraped.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         let (blasts, rises) = result?;
         anyhow::Ok((blasts, rises, scraped))
@@ -163,7 +169,11 @@ fn memory() -> Result<String> {
     let rises = risen(&lab.daemon, &PACKETS, &packets, super::COUNTED, |rises| {
         dropped(rises) >= drops.offered
     })?;
-    ensure!(dropped(&rises) == drops.offered, "{drops:?}\n{}", listed(&rises));
+    ensure!(
+        dropped(&rises) == drops.offered,
+        "{drops:?}\n{}",
+        listed(&rises)
+    );
     let peak = peak_memory(&lab.daemon)?;
     let most = limits::most(MAX_ATTEMPTS, STATES) as u64 / 1024;
     let cpus = aya::util::nr_cpus().map_err(|(what, error)| anyhow::anyhow!("{what}: {error}"))?;

@@ -7,21 +7,35 @@ use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 
 use super::floods::{NAMES, frame};
+use super::links::leaving;
 use super::{COUNTED, Row, counters, listed, risen, sum};
 use crate::expect::Family;
 use crate::lab::{Lab, Net, PEER, address};
 use crate::lifecycle::interfaces::wait_attached;
 use crate::packet::{Packet, Protocol};
+use crate::scrape::rise;
 use crate::send::FrameSender;
 use crate::wait::until;
 
-pub(super) const ROWS: &[Row] = &[Row {
-    name: "netlink overrun",
-    injected: "SIGSTOP; 60 interfaces and addresses come, 30 go, 4,000 changes; SIGCONT",
-    expected: "said in the log; all attached, addresses right, packets = sent",
-    long: false,
-    run: overrun,
-}];
+pub(super) const ROWS: &[Row] = &[
+    Row {
+        name: "interface replaced unseen",
+        injected: "SIGSTOP; ip link del, ip link add with the same name and index, 4,000 changes; SIGCONT",
+        expected: "packets = sent from 3 s after it runs again on",
+        long: false,
+        run: replaced_unseen,
+    },
+    Row {
+        name: "netlink overrun",
+        injected: "SIGSTOP; 60 interfaces and addresses come, 30 go, 4,000 changes; SIGCONT",
+        expected: "said in the log; all attached, addresses right, packets = sent",
+        long: false,
+        run: overrun,
+    },
+];
+
+/// The daemon looks for programs that somebody took off each second.
+const LOOKED_AT: Duration = Duration::from_secs(3);
 
 /// Interfaces that come, and how many of them go again.
 const COME: u8 = 60;
@@ -46,13 +60,17 @@ fn churn(lab: &Lab) -> Result<String> {
             own(number)
         )?;
     }
-    for change in 0..4000 {
-        writeln!(text, "link set ov{} mtu {}", change % 60, 1300 + change % 7)?;
-    }
+    text.push_str(&changes("ov1"));
     for number in 0..GO {
         writeln!(text, "link del ov{number}")?;
     }
     Ok(text)
+}
+
+/// Far more changes of an interface than the kernel keeps for a reader.
+fn changes(name: &str) -> String {
+    let change = |number: u32| format!("link set {name} mtu {}\n", 1300 + number % 7);
+    (0..4000).map(change).collect()
 }
 
 /// A packet to an address that is dropped before it is routed: whose it is, the daemon must know.
@@ -98,9 +116,13 @@ fn overrun() -> Result<String> {
     let stayed = u64::from(COME - GO);
     let all = (stayed + 2) * EACH;
     let packets = |rises: &_| sum(rises, &["peerwatch_packets_total"]);
-    let rises = risen(&lab.daemon, &NAMES, &before, Duration::from_secs(5), |rises| {
-        packets(rises) >= all
-    })?;
+    let rises = risen(
+        &lab.daemon,
+        &NAMES,
+        &before,
+        Duration::from_secs(5),
+        |rises| packets(rises) >= all,
+    )?;
     let outbound = sum(&rises, &["peerwatch_packets_total", "outbound", "allowed"]);
     let inbound = sum(&rises, &["peerwatch_packets_total", "inbound", "dropped"]);
     let forwarded = sum(&rises, &["peerwatch_packets_total", "forwarded", "dropped"]);
@@ -113,5 +135,53 @@ fn overrun() -> Result<String> {
     Ok(format!(
         "resynced; {stayed} of {stayed} attached, outbound {outbound} of {outbound}; to an address that stayed \
          {inbound} inbound, to one that went {forwarded} forwarded"
+    ))
+}
+
+/// To the daemon the new interface looks like the one that it knows; nothing is attached to it.
+fn replaced_unseen() -> Result<String> {
+    let mut lab = Lab::create()?;
+    let peer = lab.peer.name();
+    let make = format!(
+        "link add same0 index 5000 address 02:77:00:00:50:00 type veth peer name same0 netns {peer}\n\
+         link set same0 up\n"
+    );
+    lab.gw.ip_batch(&make)?;
+    wait_attached(&lab, "same0")?;
+    lab.daemon.signal(Signal::SIGSTOP)?;
+    let commands = format!("{}link del same0\n{make}", changes("same0"));
+    let done = lab.gw.ip_batch(&commands);
+    lab.daemon.signal(Signal::SIGCONT)?;
+    done?;
+    until("it is said", COUNTED, || {
+        let said = lab.daemon.errors().contains("reading all again");
+        Ok(said.then_some(()))
+    })?;
+    let before = counters(&lab.daemon, &NAMES)?;
+    let sender = FrameSender::open(&lab.gw, "same0")?;
+    let frame = sender.frame([2; 6], &leaving()?);
+    let packets = |rises: &_| sum(rises, &["peerwatch_packets_total"]);
+    // One each moment, until one is counted: from then on all are.
+    let mut missed = 0;
+    until("it is watched again", LOOKED_AT, || {
+        missed += sender.blast(std::slice::from_ref(&frame), 1)?.offered;
+        std::thread::sleep(Duration::from_millis(100));
+        let rises = rise(&before, &counters(&lab.daemon, &NAMES)?)?;
+        Ok((packets(&rises) > 0).then_some(()))
+    })?;
+    let before = counters(&lab.daemon, &NAMES)?;
+    let sent = sender.blast(&[frame], 100)?.offered;
+    let rises = risen(
+        &lab.daemon,
+        &NAMES,
+        &before,
+        Duration::from_secs(5),
+        |rises| packets(rises) >= sent,
+    )?;
+    ensure!(packets(&rises) == sent, "{}", listed(&rises));
+    lab.daemon.stop()?;
+    Ok(format!(
+        "watched again after {missed} packets, 0.1 s apart; then {sent} sent, counted {}",
+        packets(&rises)
     ))
 }

@@ -39,7 +39,12 @@ struct Done {
 }
 
 /// A moment: some of everything.
-fn moment(acts: &[Act<'_>; 3], sender: &FrameSender, data: &[Vec<u8>], done: &mut Done) -> Result<()> {
+fn moment(
+    acts: &[Act<'_>; 3],
+    sender: &FrameSender,
+    data: &[Vec<u8>],
+    done: &mut Done,
+) -> Result<()> {
     let [open, dropped, refused] = acts;
     open.connect(ATTEMPTS, ANSWER, Seen::Open)?;
     refused.connect(ATTEMPTS, ANSWER, Seen::Refused)?;
@@ -84,9 +89,13 @@ fn stopped() -> Result<String> {
     acts[2].expect(&mut expected, "refused", "remote_host", done.attempts);
     let of_data = format!("traffic=\"{}\"", slots[3].traffic);
     let load = |rises: &_| sum(rises, &["packets_total", "forwarded", "request", &of_data]);
-    risen(&lab.daemon, &NAMES, &before, Duration::from_secs(15), |rises| {
-        expected.reached_by(rises) && load(rises) >= done.packets
-    })?;
+    risen(
+        &lab.daemon,
+        &NAMES,
+        &before,
+        Duration::from_secs(15),
+        |rises| expected.reached_by(rises) && load(rises) >= done.packets,
+    )?;
     // What is counted once too often shows.
     std::thread::sleep(Duration::from_millis(1500));
     let all = rise(&before, &counters(&lab.daemon, &NAMES)?)?;

@@ -1,5 +1,6 @@
 //! Solicitations to a Teredo server faster than the daemon reads them.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -10,6 +11,7 @@ use crate::expect::Family;
 use crate::lab::{GATEWAY, Lab, Net, PEER, SERVER, address, mac};
 use crate::packet::{Packet, Protocol};
 use crate::scrape::Counts;
+use crate::send::FrameSender;
 
 pub(super) const ROWS: &[Row] = &[Row {
     name: "flood of Teredo solicitations",
@@ -26,13 +28,28 @@ const JUDGED: Duration = Duration::from_secs(40);
 
 /// Frames of solicitations, each of a client and with a nonce of its own.
 pub(super) fn frames(lab: &Lab, clients: u16) -> Vec<Vec<u8>> {
+    let server = address(Family::V4, Net::Wan, SERVER);
+    frames_from(&lab.lan, server, 0, clients)
+}
+
+/// The same for another sender and server; each round has clients of its own.
+pub(super) fn frames_from(
+    sender: &FrameSender,
+    server: IpAddr,
+    round: u64,
+    clients: u16,
+) -> Vec<Vec<u8>> {
+    let [.., a, b, c] = round.to_be_bytes();
+    // Another port each round, so that none of its clients is taken for one of the round before.
+    let first = 10_000 + u16::try_from(round * u64::from(clients) % 40_000).unwrap_or(0);
     let frames = (0..clients).map(|client| {
         let [high, low] = client.to_be_bytes();
-        let payload = solicitation([9, high, low, 1, 2, 3, 4, 5], false);
+        let payload = solicitation([9, high, low, a, b, c, 4, 5], false);
+        let port = 10_000 + (first - 10_000 + client) % 50_000;
         let mut packet = Packet::new(
             Protocol::Udp,
-            (address(Family::V4, Net::Lan, PEER), 10_000 + client),
-            (address(Family::V4, Net::Wan, SERVER), 3544),
+            (address(Family::V4, Net::Lan, PEER), port),
+            (server, 3544),
         );
         packet.payload = payload.len();
         let mut bytes = packet.ip();
@@ -40,7 +57,7 @@ pub(super) fn frames(lab: &Lab, clients: u16) -> Vec<Vec<u8>> {
         bytes[start..].copy_from_slice(&payload);
         // No checksum, as IPv4 allows.
         bytes[start - 2..start].fill(0);
-        lab.lan.frame(mac(Net::Lan, GATEWAY), &bytes)
+        sender.frame(mac(Net::Lan, GATEWAY), &bytes)
     });
     frames.collect()
 }
@@ -61,7 +78,10 @@ fn solicitations() -> Result<String> {
     let rises = risen(&lab.daemon, &NAMES, &before, JUDGED, |rises| {
         accounted(rises) >= blast.offered
     })?;
-    let ended = sum(&rises, &["attempts_total", "outcome=\"dropped\"", "local_firewall"]);
+    let ended = sum(
+        &rises,
+        &["attempts_total", "outcome=\"dropped\"", "local_firewall"],
+    );
     let lost = sum(&rises, &["attempts_lost_total", "stream=\"teredo\""]);
     let packets = sum(&rises, &["packets_total", "verdict=\"dropped\"", "teredo"]);
     let overload = sum(&rises, &["attempts_total", "local_overload"]);
