@@ -95,11 +95,14 @@ fn is_blocked(values: &Values) -> bool {
 
 /// One attempt that a rule drops.
 fn attempt(lab: &Lab) -> Result<()> {
-    let packet = Packet::new(
+    let port = lab.port();
+    let mut packet = Packet::new(
         Protocol::Tcp,
-        (address(Family::V4, Net::Lan, PEER), lab.port()),
+        (address(Family::V4, Net::Lan, PEER), port),
         (address(Family::V4, Net::Wan, SERVER), 7680),
     );
+    // Neighbouring ports would share one, and be one attempt.
+    packet.sequence = u32::from(port).wrapping_mul(0x9e37_79b1);
     lab.lan.send(mac(Net::Lan, GATEWAY), &packet.ip())
 }
 
