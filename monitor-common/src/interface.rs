@@ -41,6 +41,7 @@ const _: () = assert!(size_of::<InterfaceInfo>() == 12);
 /// Allowed packets are `passed + taken - revoked`. Each field has one writer, so that a program that
 /// interrupts another one on the same CPU can't lose a count.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[cfg_attr(feature = "user", derive(serde::Deserialize, serde::Serialize))]
 #[repr(C)]
 pub struct InterfaceCount {
     /// Written where packets pass: cgroup ingress and tc egress.

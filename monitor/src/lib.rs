@@ -19,6 +19,7 @@ pub mod drop;
 pub mod http;
 pub mod instance;
 pub mod kallsyms;
+pub mod limits;
 pub mod link;
 pub mod log;
 pub mod metrics;

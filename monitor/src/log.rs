@@ -70,6 +70,7 @@ pub struct EventLog<W> {
     /// Part of a line is in the stream, without its end.
     torn: bool,
     write_errors: u64,
+    last_error: Option<io::Error>,
 }
 
 /// The line of a packet, as it stands in JSON. Consumers rely on the keys.
@@ -118,12 +119,18 @@ impl<W: Write + Send> EventLog<W> {
             line: Vec::with_capacity(512),
             torn: false,
             write_errors: 0,
+            last_error: None,
         }
     }
 
     /// How many lines could not be written, because the reader is gone or the disk is full.
     pub fn write_errors(&self) -> u64 {
         self.write_errors
+    }
+
+    /// Why the last of these lines could not be written.
+    pub fn last_error(&self) -> Option<&io::Error> {
+        self.last_error.as_ref()
     }
 
     /// Writes the line of a packet, with the time of the packet by the wall clock.
@@ -223,8 +230,13 @@ impl<W: Write + Send> EventLog<W> {
         self.line.clear();
         match serde_json::to_writer(&mut self.line, line) {
             Ok(()) => self.write(),
-            Err(_) => self.write_errors += 1,
+            Err(error) => self.failed(error.into()),
         }
+    }
+
+    fn failed(&mut self, error: io::Error) {
+        self.write_errors += 1;
+        self.last_error = Some(error);
     }
 
     /// Writes the line and its end, in one write where the stream takes it.
@@ -242,10 +254,8 @@ impl<W: Write + Send> EventLog<W> {
                     self.torn = !rest.is_empty();
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok(_) | Err(_) => {
-                    self.write_errors += 1;
-                    return;
-                }
+                Ok(_) => return self.failed(io::ErrorKind::WriteZero.into()),
+                Err(error) => return self.failed(error),
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use monitor_common::Direction;
@@ -60,6 +60,10 @@ pub struct Source {
     firewall: Mutex<firewall::Firewall>,
     reload_successful: AtomicBool,
     lines_lost: AtomicU64,
+    /// Lines that could not be written; the writer of the log counts them.
+    unwritten: OnceLock<Arc<AtomicU64>>,
+    /// Those that daemons before could not write.
+    unwritten_before: AtomicU64,
     attempts_suppressed: AtomicU64,
     states: SharedStates,
     reasons: Arc<ReasonTable>,
@@ -92,6 +96,8 @@ impl Source {
             firewall: Mutex::new(firewall::Firewall::default()),
             reload_successful: AtomicBool::new(true),
             lines_lost: AtomicU64::new(0),
+            unwritten: OnceLock::new(),
+            unwritten_before: AtomicU64::new(0),
             attempts_suppressed: AtomicU64::new(0),
             states,
             reasons,
@@ -119,8 +125,16 @@ impl Source {
 
     /// An interface is there, under this name from now on; `watched` says whether it gets series of its
     /// own.
-    pub fn interface_is(&self, index: u32, name: &str, watched: bool) {
-        lock(&self.interfaces).set(index, name, watched);
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel does not say what was counted under this index before: then it gets none.
+    pub fn interface_is(&self, index: u32, name: &str, watched: bool) -> Result<(), String> {
+        lock(&self.interfaces)
+            .set(index, name, watched, |index| {
+                lock(&self.counters).interface(index)
+            })
+            .map_err(|error| error.to_string())
     }
 
     /// An interface is gone: what it counted goes to `other`.
@@ -191,6 +205,27 @@ impl Source {
     /// A line of the packet log was thrown away because its reader is too slow.
     pub fn line_lost(&self) {
         self.lines_lost.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Lines of the log that could not be written so far.
+    fn lines_unwritten(&self) -> u64 {
+        let now = self.unwritten.get();
+        let now = now.map_or(0, |count| count.load(Ordering::Relaxed));
+        now + self.unwritten_before.load(Ordering::Relaxed)
+    }
+
+    /// Shows how many lines of the packet log could not be written, as its writer counts them. Only the first
+    /// counter is taken.
+    pub fn watch_log(&self, unwritten: Arc<AtomicU64>) {
+        self.unwritten.get_or_init(|| unwritten);
+    }
+
+    fn lines(&self) -> families::Lines {
+        families::Lines {
+            lost: self.lines_lost.load(Ordering::Relaxed),
+            unwritten: self.lines_unwritten(),
+            attempts_suppressed: self.attempts_suppressed.load(Ordering::Relaxed),
+        }
     }
 
     /// What could not be done so far, by [`monitor_common::event::loss`].
@@ -285,11 +320,7 @@ impl Source {
         families.extend(families::hooks(&states));
         families.extend(families::continuity(&self.states));
         families.extend(families::maps(&snapshot, &lock(&self.attempts)));
-        families.extend(families::losses(
-            &snapshot,
-            self.lines_lost.load(Ordering::Relaxed),
-            self.attempts_suppressed.load(Ordering::Relaxed),
-        ));
+        families.extend(families::losses(&snapshot, &self.lines()));
         families.extend(families::info(
             &self.kernel,
             &self.traffics(),

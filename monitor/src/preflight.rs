@@ -82,6 +82,17 @@ pub fn raise_locked_memory() -> nix::Result<()> {
     })
 }
 
+/// Lets this process open as many files as its hard limit allows: each interface takes two descriptors, and the
+/// usual soft limit of 1,024 would be reached with some 450 of them.
+///
+/// # Errors
+///
+/// What the kernel said; then the soft limit stays.
+pub fn raise_open_files() -> nix::Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,6 +101,13 @@ mod tests {
     fn the_limit_of_locked_memory_is_at_the_hard_one_afterwards() {
         raise_locked_memory().unwrap();
         let (soft, hard) = getrlimit(Resource::RLIMIT_MEMLOCK).unwrap();
+        assert_eq!(soft, hard);
+    }
+
+    #[test]
+    fn the_limit_of_open_files_is_at_the_hard_one_afterwards() {
+        raise_open_files().unwrap();
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
         assert_eq!(soft, hard);
     }
 

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use monitor_common::Direction;
+use monitor_common::interface::InterfaceCount;
 use monitor_common::traffic::MAX_TRAFFICS;
 use serde::{Deserialize, Serialize};
 
@@ -113,6 +114,8 @@ pub struct Shown {
     pub changes: ruleset::Changes,
     /// Lines of the log that were thrown away.
     pub lines_lost: u64,
+    /// Lines of the log that could not be written.
+    pub lines_unwritten: u64,
     /// Lines of attempts that the rate limit kept out of the log.
     pub attempts_suppressed: u64,
     /// How often hooks were attached again.
@@ -128,6 +131,8 @@ pub struct Shown {
 pub struct Interfaces {
     /// By index.
     pub names: BTreeMap<u32, String>,
+    /// What the map says of an index that an interface before had.
+    pub inherited: BTreeMap<u32, InterfaceCount>,
     /// Those with series of their own.
     pub named: BTreeSet<u32>,
     /// What was shown last: name, codes of direction and verdict.

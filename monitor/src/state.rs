@@ -30,6 +30,7 @@ pub use peers::PeerPair;
 pub use sample::{AttemptResult, Counts, Sample, UNANSWERED_AFTER};
 pub use thresholds::Thresholds;
 pub use tracker::{Losses, Tracker};
+pub(crate) use window::room;
 pub use window::{MAX_SAMPLES, Window};
 
 use serde::{Deserialize, Serialize};

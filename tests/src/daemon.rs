@@ -35,6 +35,8 @@ pub struct Start<'a> {
     pub wrapper: &'a [&'a str],
     /// Files that are empty for it, in a mount namespace of its own.
     pub hidden: &'a [&'a str],
+    /// Where its standard output goes; none for a file in the folder of the lab.
+    pub stdout: Option<&'a Path>,
     /// Whether it has to become ready: without some hook it serves, and never is.
     pub ready: bool,
     /// Whether anything is waited for at all.
@@ -48,6 +50,7 @@ impl Default for Start<'_> {
             environment: &[],
             wrapper: &[],
             hidden: &[],
+            stdout: None,
             ready: true,
             awaited: true,
         }
@@ -140,7 +143,9 @@ impl Daemon {
     ///
     /// As [`Daemon::start`].
     pub fn start_as(netns: &NetNs, directory: &Path, start: &Start<'_>) -> Result<Self> {
-        let stdout = directory.join("stdout");
+        let stdout = start
+            .stdout
+            .map_or_else(|| directory.join("stdout"), Path::to_path_buf);
         let stderr = directory.join("stderr");
         let mut words: Vec<OsString> = start.wrapper.iter().map(Into::into).collect();
         words.push(binary()?.into_os_string());
@@ -295,6 +300,20 @@ impl Daemon {
         Ok(())
     }
 
+    /// Finds its namespace through its process from now on: the name may go.
+    pub fn find_by_process(&mut self) {
+        self.netns = format!("/proc/{}/ns/net", self.pid());
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    ///
+    /// When it is gone.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        Ok(kill(Pid::from_raw(i32::try_from(self.pid())?), signal)?)
+    }
+
     /// Ends it as a service manager would.
     ///
     /// # Errors
@@ -304,7 +323,7 @@ impl Daemon {
         if let Some(status) = self.child.try_wait()? {
             bail!("the daemon had ended before: {status}: {}", self.errors());
         }
-        kill(Pid::from_raw(i32::try_from(self.pid())?), Signal::SIGTERM)?;
+        self.signal(Signal::SIGTERM)?;
         let status = until("the daemon ends", DEADLINE, || Ok(self.child.try_wait()?))?;
         ensure!(
             status.code() == Some(0),

@@ -11,6 +11,7 @@ pub mod daemon;
 pub mod dashboards;
 pub mod degraded;
 pub mod expect;
+pub mod faults;
 pub mod features;
 pub mod helper;
 pub mod http;

@@ -2,6 +2,7 @@
 //! go, and what must not be counted.
 
 mod bulk;
+mod clock;
 mod coalesced;
 mod connections;
 mod foreign;
@@ -36,6 +37,7 @@ const V4: &[Family] = &[Family::V4];
 /// All trials.
 pub const TRIALS: &[&[Trial]] = &[
     bulk::TRIALS,
+    clock::TRIALS,
     coalesced::TRIALS,
     connections::TRIALS,
     foreign::TRIALS,
@@ -49,7 +51,8 @@ impl Trial {
     /// What the kernel must have for it, where not every kernel has it.
     #[must_use]
     pub fn needs(&self) -> Option<Feature> {
-        const NEEDS: [(&str, Feature); 6] = [
+        const NEEDS: [(&str, Feature); 7] = [
+            ("clock_steps", Feature::Clock),
             ("20_connections_", Feature::NetdevEgress),
             ("unchanged/tcpdump_beside", Feature::Tcx),
             ("service/second_instance_refused", Feature::Tcx),

@@ -23,6 +23,8 @@ pub enum Feature {
     Queue,
     /// The connection table's limit, one for the whole machine, may be changed.
     ConntrackLimit,
+    /// The wall clock, one for the whole machine, may be set.
+    Clock,
     /// The queueing discipline `netem`.
     Netem,
     /// The classifiers `matchall` and `flower`, and actions.
@@ -105,6 +107,12 @@ impl Feature {
                     .to_owned(),
             ));
         }
+        if self == Self::Clock {
+            return Ok(Some(
+                "it sets the clock of the whole machine, so only `cargo xtask vm-test` runs it"
+                    .to_owned(),
+            ));
+        }
         let netns = NetNs::create(&format!("{}ask", unique_prefix()))?;
         let Err(error) = self.try_in(&netns) else {
             return Ok(None);
@@ -138,7 +146,8 @@ impl Feature {
             Self::Queue => netns.nft(
                 "table inet try { chain it { type filter hook forward priority 0; queue num 1; }; }",
             ),
-            Self::ConntrackLimit
+            Self::Clock
+            | Self::ConntrackLimit
             | Self::Tcx
             | Self::NetdevEgress
             | Self::TunUso
@@ -162,6 +171,7 @@ impl Feature {
             Self::FlowTable => "flow tables",
             Self::Queue => "queues for programs (NFQUEUE)",
             Self::ConntrackLimit => "limit of connections",
+            Self::Clock => "clock that may be set",
             Self::Netem => "netem",
             Self::TcAction => "actions of tc",
             Self::Tcx => "links of tc programs",

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::tracker::{Late, Table};
 use super::{Finished, Outcome};
+use crate::limits;
 use crate::teredo::{Message, Nonce, Packet};
 
 mod round;
@@ -30,6 +31,15 @@ const MAX_ROUNDS: usize = 65_536;
 
 /// How many servers are known to be alive at most.
 const MAX_SERVERS: usize = 16_384;
+
+/// The most memory that rounds and servers take, bytes.
+pub(crate) const fn room() -> usize {
+    limits::hash_table::<(Ends, Round)>(MAX_ROUNDS)
+        + MAX_ROUNDS * round::TRIES_ROOM
+        + limits::hash_table::<(Nonce, Ends)>(round::TRIES * MAX_ROUNDS)
+        + limits::hash_table::<(Ipv4Addr, Duration)>(MAX_SERVERS)
+        + limits::list::<Finished>(MAX_ROUNDS)
+}
 
 /// Who asks whom.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, Deserialize, Serialize)]

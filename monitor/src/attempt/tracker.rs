@@ -13,6 +13,7 @@ mod hosts;
 mod resume;
 
 use crate::bpf::attempts::PerTraffic;
+use crate::limits;
 
 use super::judge::{Judgement, World, judge};
 use super::{BlockedBy, Finished, Outcome};
@@ -24,6 +25,22 @@ const KEEP: Duration = Duration::from_secs(130);
 
 /// How many unanswered attempts, hosts and finished keys are remembered at most; the oldest are forgotten.
 const REMEMBERED: usize = 262_144;
+
+/// How many answered attempts are kept beside the map until they are judged, 3 s later. One that finds no room
+/// is judged as long as it is in the map.
+const ANSWERED: usize = 114_688;
+
+/// The most memory that is taken by what is known of attempts and hosts, bytes: between two readings there may
+/// be as many more as the kernel's table has.
+pub(crate) const fn room(max_attempts: usize) -> usize {
+    limits::hash_table::<(AttemptKey, Done)>(REMEMBERED + max_attempts)
+        + limits::list::<AttemptKey>(REMEMBERED + max_attempts)
+        // Those of this reading and those of the one before.
+        + 2 * limits::hash_table::<(AttemptKey, Answered)>(ANSWERED)
+        + limits::list::<Finished>(max_attempts)
+        + limits::list::<AttemptKey>(max_attempts)
+        + hosts::room(max_attempts)
+}
 
 /// A finished attempt that may still be repeated.
 #[derive(Debug, Deserialize, Serialize)]
@@ -249,7 +266,7 @@ impl Tracker {
                 {
                     self.hosts.is_awaited(address(attempt.target));
                 }
-                if attempt.answered_ns != 0 {
+                if attempt.answered_ns != 0 && self.answered.len() < ANSWERED {
                     let attempt = *attempt;
                     self.answered.insert(key, Answered { first_ns, attempt });
                 }

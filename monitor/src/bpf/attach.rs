@@ -278,8 +278,13 @@ impl Hooks {
             return Ok(());
         }
         // Attaching goes by name, and names move: a device may have been renamed since it was told of.
-        let found = nix::net::if_::if_nametoindex(wanted.name.as_str());
-        if found != Ok(index) {
+        // Where the kernel can't be asked, as without a free descriptor, attaching fails too, and is tried
+        // again.
+        let moved = match nix::net::if_::if_nametoindex(wanted.name.as_str()) {
+            Ok(found) => found != index,
+            Err(error) => error == nix::errno::Errno::ENODEV,
+        };
+        if moved {
             return Err(AttachError {
                 hook: Hook::Egress,
                 place: format!("of {} ", wanted.name),

@@ -11,9 +11,21 @@ use monitor_common::traffic::MAX_TRAFFICS;
 use super::counters::ReadError;
 use super::sys;
 use super::tables::{TableError, take};
+use crate::limits;
 
 /// How many entries are read at once.
 const ROOM: usize = 4096;
+
+/// The most memory that one reading takes, bytes: what the kernel writes, and the list of it.
+pub(crate) const fn room(max_attempts: usize) -> usize {
+    let most = if max_attempts > ROOM {
+        max_attempts
+    } else {
+        ROOM
+    };
+    most.next_power_of_two() * size_of::<(AttemptKey, Attempt)>()
+        + limits::list::<(AttemptKey, Attempt)>(most)
+}
 
 /// Numbers by index of the traffic.
 pub type PerTraffic = [u64; MAX_TRAFFICS as usize];

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use aya::Ebpf;
 use aya::maps::{MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues};
@@ -14,7 +15,7 @@ use monitor_common::interface::{
 };
 use thiserror::Error;
 
-use super::tables::{TableError, take};
+use super::tables::{TableError, take, unless_absent};
 
 /// An element is made only where none is (`include/uapi/linux/bpf.h`).
 const BPF_NOEXIST: u64 = 1;
@@ -37,6 +38,9 @@ pub struct Counters {
     fragments: PerCpuArray<MapData, u64>,
     losses: PerCpuArray<MapData, u64>,
     drop_program: Option<OwnedFd>,
+    /// What was read last of its missed calls: a counter must not fall where its file can't be read, as
+    /// without a descriptor that is free.
+    missed: AtomicU64,
 }
 
 impl std::fmt::Debug for Counters {
@@ -155,6 +159,7 @@ impl Counters {
             fragments: take(ebpf, "FRAGMENTS")?,
             losses: take(ebpf, "LOSSES")?,
             drop_program: None,
+            missed: AtomicU64::new(0),
         })
     }
 
@@ -232,8 +237,10 @@ impl Counters {
             *sum = values.map_err(failed("LOSSES"))?.iter().sum();
         }
         let before = snapshot.losses[loss::MISSED_BEFORE as usize];
-        let drop_program = self.drop_program.as_ref();
-        snapshot.missed = drop_program.map(|program| before + recursion_misses(program));
+        snapshot.missed = self.drop_program.as_ref().map(|program| {
+            let missed = before + recursion_misses(program);
+            self.missed.fetch_max(missed, Ordering::Relaxed).max(missed)
+        });
         Ok(snapshot)
     }
 
@@ -248,6 +255,19 @@ impl Counters {
             *sum = values.map_err(failed("LOSSES"))?.iter().sum();
         }
         Ok(losses)
+    }
+
+    /// What was counted on the interface with this index.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel refuses.
+    pub fn interface(&self, index: u32) -> Result<InterfaceCount, ReadError> {
+        match self.interfaces.get(&index, 0) {
+            Ok(values) => Ok(sum_interface(&values)),
+            Err(MapError::KeyNotFound) => Ok(InterfaceCount::default()),
+            Err(error) => Err(failed("INTERFACE_COUNTS")(error)),
+        }
     }
 
     /// Takes an interface that is gone out of the map, and adds what it had counted to [`RETIRED`]. Killed
@@ -274,7 +294,7 @@ impl Counters {
         let sum =
             PerCpuValues::try_from(sum).map_err(|error| failed()(MapError::IoError(error)))?;
         self.interfaces.insert(RETIRED, sum, 0).map_err(failed())?;
-        self.interfaces.remove(&index).map_err(failed())
+        unless_absent(self.interfaces.remove(&index)).map_err(failed())
     }
 
     /// The interfaces that have counted, by index.

@@ -207,6 +207,11 @@ impl Tables {
 }
 
 fn absent_is_fine(map: &'static str, result: Result<(), MapError>) -> Result<(), TableError> {
+    written(map, unless_absent(result))
+}
+
+/// That a key was not there to be deleted is no error.
+pub(super) fn unless_absent(result: Result<(), MapError>) -> Result<(), MapError> {
     match result {
         Err(MapError::KeyNotFound) => Ok(()),
         Err(MapError::SyscallError(error))
@@ -214,7 +219,7 @@ fn absent_is_fine(map: &'static str, result: Result<(), MapError>) -> Result<(),
         {
             Ok(())
         }
-        other => written(map, other),
+        other => other,
     }
 }
 

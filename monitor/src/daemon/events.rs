@@ -1,6 +1,8 @@
 //! The packet log and the kernel programs' own diagnostics, out of their ring buffers.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use aya::Ebpf;
@@ -10,7 +12,7 @@ use monitor_common::event::loss;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::states::Changed;
 use crate::attempt::{Finished, Outcome};
@@ -60,6 +62,8 @@ pub(super) struct PacketLog {
     ring: AsyncFd<RingBuf<MapData>>,
     lines: Option<mpsc::Sender<Line>>,
     writer: tokio::task::JoinHandle<()>,
+    /// Lines that could not be written.
+    unwritten: Arc<AtomicU64>,
     suppressed: u64,
     lost: u64,
     attempts: Bucket,
@@ -117,31 +121,16 @@ impl PacketLog {
             per_second: config.log_rate,
             burst: config.log_burst,
         };
-        let mut log = EventLog::new(format, log::stdout()?);
-        let (lines, mut waiting) = mpsc::channel(WAITING);
-        let writer = tokio::task::spawn_blocking(move || {
-            while let Some(line) = waiting.blocking_recv() {
-                match line {
-                    Line::Packet(packet, names) => log.packet(&packet, &names),
-                    Line::Suppressed(count, interval) => log.suppressed(count, interval, limit),
-                    Line::Attempt(finished, names) => log.attempt(&finished, &names),
-                    Line::State(line) => log.state(&line),
-                    Line::AttemptsSuppressed(count, interval) => {
-                        log.attempts_suppressed(count, interval);
-                    }
-                }
-            }
-            if log.write_errors() > 0 {
-                warn!(
-                    "{} lines of the packet log could not be written",
-                    log.write_errors()
-                );
-            }
-        });
+        let log = EventLog::new(format, log::stdout()?);
+        let (lines, waiting) = mpsc::channel(WAITING);
+        let unwritten = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&unwritten);
+        let writer = tokio::task::spawn_blocking(move || write(log, waiting, limit, &count));
         Ok(Self {
             ring,
             lines: Some(lines),
             writer,
+            unwritten,
             suppressed: 0,
             lost: 0,
             attempts: Bucket::new(limit),
@@ -153,6 +142,11 @@ impl PacketLog {
     pub(super) const fn begin(&mut self, losses: &[u64; loss::LEN as usize]) {
         self.suppressed = losses[loss::LOG_SUPPRESSED as usize];
         self.lost = losses[loss::EVENT_LOST as usize];
+    }
+
+    /// How many lines could not be written: the disk is full, or nobody reads any more. It rises later, too.
+    pub(super) fn unwritten(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.unwritten)
     }
 
     /// Waits until there are events.
@@ -265,6 +259,44 @@ impl PacketLog {
         if tokio::time::timeout(LAST_LINES, self.writer).await.is_err() {
             warn!("the reader of the packet log does not read: its last lines are lost");
         }
+    }
+}
+
+/// Writes lines as they come, until no more can come. Says once when that fails, and once when it works
+/// again.
+fn write<W: io::Write + Send>(
+    mut log: EventLog<W>,
+    mut waiting: mpsc::Receiver<Line>,
+    limit: RateLimit,
+    unwritten: &AtomicU64,
+) {
+    let mut fails = false;
+    while let Some(line) = waiting.blocking_recv() {
+        let before = log.write_errors();
+        match line {
+            Line::Packet(packet, names) => log.packet(&packet, &names),
+            Line::Suppressed(count, interval) => log.suppressed(count, interval, limit),
+            Line::Attempt(finished, names) => log.attempt(&finished, &names),
+            Line::State(line) => log.state(&line),
+            Line::AttemptsSuppressed(count, interval) => log.attempts_suppressed(count, interval),
+        }
+        let now = log.write_errors();
+        unwritten.store(now, Ordering::Relaxed);
+        if (now > before) != fails {
+            fails = !fails;
+            match log.last_error() {
+                Some(error) if fails => {
+                    warn!("lines of the packet log cannot be written and are lost: {error}");
+                }
+                _ => info!("the packet log is written again; {now} lines were lost so far"),
+            }
+        }
+    }
+    if log.write_errors() > 0 {
+        warn!(
+            "{} lines of the packet log could not be written",
+            log.write_errors()
+        );
     }
 }
 

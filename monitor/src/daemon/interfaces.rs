@@ -112,8 +112,12 @@ impl Interfaces {
                 self.known.insert(interface.index, interface.clone());
                 let watched =
                     interface.kind != LinkType::Loopback && self.wanted(interface).is_some();
-                self.source
+                let named = self
+                    .source
                     .interface_is(interface.index, &interface.name, watched);
+                if let Err(error) = named {
+                    warn!("{} is counted in \"other\": {error}", interface.name);
+                }
                 let others = self.known.values().filter(|_| retags);
                 let mut told = others.chain([interface]);
                 told.try_for_each(|interface| {

@@ -43,6 +43,9 @@ fn kernel(config: &Config) -> Result<(Kernel, Features), RunError> {
     if let Err(error) = preflight::raise_locked_memory() {
         debug!("the limit of locked memory stays as it is: {error}");
     }
+    if let Err(error) = preflight::raise_open_files() {
+        debug!("the limit of open files stays as it is: {error}");
+    }
     let mut kernel = Kernel::read(config.btf.as_deref())?;
     if config.without.contains(&Feature::KernelBtf) {
         kernel = Kernel::unknown(LEFT_OUT.to_owned());
@@ -131,6 +134,7 @@ pub(super) fn prepare(config: &mut Config) -> Result<Prepared, RunError> {
         Arc::new(kernel.reasons.clone()),
         info(&kernel),
     ));
+    source.watch_log(packet_log.unwritten());
     source.with_attempts(|attempts| attempts.followed = follow_attempts);
     if let Some(saved) = &saved {
         hooks.begin(Some(saved.at));

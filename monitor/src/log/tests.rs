@@ -286,9 +286,12 @@ fn a_full_disk_tears_one_line_only() {
     let packet = packet(&event());
     log.packet(&packet, &Fake);
     assert_eq!(log.write_errors(), 0);
+    assert!(log.last_error().is_none());
     log.packet(&packet, &Fake);
     log.packet(&packet, &Fake);
     assert_eq!(log.write_errors(), 2);
+    let why = log.last_error().map(io::Error::kind);
+    assert_eq!(why, Some(io::ErrorKind::StorageFull));
     more.send(10_000).unwrap();
     log.packet(&packet, &Fake);
     log.packet(&packet, &Fake);

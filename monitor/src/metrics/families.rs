@@ -171,15 +171,23 @@ pub(super) fn maps(snapshot: &Snapshot, attempts: &Attempts) -> [Family; 3] {
     [entries, capacity, full]
 }
 
-pub(super) fn losses(
-    snapshot: &Snapshot,
-    lines_lost: u64,
-    attempts_suppressed: u64,
-) -> [Family; 2] {
+/// Lines that are not in the log.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lines {
+    /// Its reader was too slow for them.
+    pub(super) lost: u64,
+    /// They could not be written.
+    pub(super) unwritten: u64,
+    /// The rate limit kept those of attempts out.
+    pub(super) attempts_suppressed: u64,
+}
+
+pub(super) fn losses(snapshot: &Snapshot, lines: &Lines) -> [Family; 2] {
     let labels = [("stream", "packets")];
     let mut lost = Family::new(EVENTS_LOST);
     lost.add(&labels, snapshot.losses[loss::EVENT_LOST as usize]);
-    lost.add(&[("stream", "packet_log")], lines_lost);
+    lost.add(&[("stream", "packet_log")], lines.lost);
+    lost.add(&[("stream", "log_write")], lines.unwritten);
     // Older kernels run the program for the interrupt's packet too, and the first one's note is lost.
     let interrupted = snapshot.losses[loss::INTERRUPTED as usize];
     if let Some(missed) = snapshot.missed {
@@ -187,7 +195,7 @@ pub(super) fn losses(
     }
     let mut suppressed = Family::new(LOG_SUPPRESSED);
     suppressed.add(&labels, snapshot.losses[loss::LOG_SUPPRESSED as usize]);
-    suppressed.add(&[("stream", "attempts")], attempts_suppressed);
+    suppressed.add(&[("stream", "attempts")], lines.attempts_suppressed);
     [lost, suppressed]
 }
 

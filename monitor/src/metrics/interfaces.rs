@@ -28,8 +28,20 @@ pub struct InterfaceNames {
     /// `other` for good: moving it would make `other` go back.
     named: BTreeSet<u32>,
     gone: Vec<(u32, Instant)>,
+    /// What the map says of an index that an interface before had, from when another one got it: that is in
+    /// `other`.
+    inherited: BTreeMap<u32, InterfaceCount>,
     /// What was exported last: see `floors` of the source.
     floors: BTreeMap<(String, u8, u8), u64>,
+}
+
+fn subtract(from: &mut InterfaceCount, count: &InterfaceCount) {
+    for at in 0..3 {
+        from.passed[at] = from.passed[at].saturating_sub(count.passed[at]);
+        from.dropped[at] = from.dropped[at].saturating_sub(count.dropped[at]);
+        from.revoked[at] = from.revoked[at].saturating_sub(count.revoked[at]);
+        from.taken[at] = from.taken[at].saturating_sub(count.taken[at]);
+    }
 }
 
 impl InterfaceNames {
@@ -37,6 +49,7 @@ impl InterfaceNames {
     pub(super) fn save(&self) -> saved::Interfaces {
         saved::Interfaces {
             names: self.names.clone(),
+            inherited: self.inherited.clone(),
             named: self.named.clone(),
             floors: self.floors.clone(),
         }
@@ -49,10 +62,31 @@ impl InterfaceNames {
         self.named = saved.named;
         if same_maps {
             self.floors = saved.floors;
+            self.inherited = saved.inherited;
         }
     }
 
-    pub(super) fn set(&mut self, index: u32, name: &str, watched: bool) {
+    /// `count` says what the map has of an index.
+    pub(super) fn set(
+        &mut self,
+        index: u32,
+        name: &str,
+        watched: bool,
+        count: impl FnOnce(u32) -> Result<InterfaceCount, ReadError>,
+    ) -> Result<(), ReadError> {
+        let mut result = Ok(());
+        if !self.names.contains_key(&index) && self.gone.iter().any(|(gone, _)| *gone == index) {
+            // The kernel gives an index out again where it is asked to.
+            match count(index) {
+                Ok(count) => {
+                    self.inherited.insert(index, count);
+                    self.gone.retain(|(gone, _)| *gone != index);
+                }
+                // Then all that it counts stays in `other`.
+                Err(error) => result = Err(error),
+            }
+        }
+        let watched = watched && result.is_ok();
         match self.names.insert(index, name.to_owned()) {
             Some(old) if old != name => self.floors.retain(|(floor, _, _), _| *floor != old),
             Some(_) => {}
@@ -62,6 +96,7 @@ impl InterfaceNames {
                 }
             }
         }
+        result
     }
 
     pub(super) fn remove(&mut self, index: u32) {
@@ -103,9 +138,9 @@ impl InterfaceNames {
                 break;
             }
             self.gone.remove(0);
-            // The kernel gives an index out again only when it must.
             if !self.names.contains_key(&index) {
                 counters.retire_interface(index)?;
+                self.inherited.remove(&index);
             }
         }
         Ok(())
@@ -135,7 +170,14 @@ impl InterfaceNames {
                 }
                 _ => "other",
             };
-            add_interface(rows.entry(name).or_default(), count);
+            let mut count = *count;
+            if name != "other"
+                && let Some(inherited) = self.inherited.get(&index)
+            {
+                subtract(&mut count, inherited);
+                add_interface(rows.entry("other").or_default(), inherited);
+            }
+            add_interface(rows.entry(name).or_default(), &count);
         }
         let mut family = Family::new(INTERFACE_PACKETS);
         for (name, count) in rows {
@@ -175,5 +217,78 @@ impl InterfaceNames {
             }
         }
         family
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EVERYTHING: Measured = Measured {
+        drop: true,
+        deliver: true,
+        egress: true,
+    };
+
+    fn counted(passed: u64) -> InterfaceCount {
+        InterfaceCount {
+            passed: [0, passed, 0],
+            ..InterfaceCount::default()
+        }
+    }
+
+    /// What is shown as allowed and outbound of `eth1` and of all others, where the map says this of index 7.
+    fn shown(names: &mut InterfaceNames, passed: u64) -> (Option<u64>, u64) {
+        let mut snapshot = Snapshot::default();
+        snapshot.interfaces.insert(7, counted(passed));
+        let family = names.family(&snapshot, EVERYTHING, |_| true).into_proto();
+        let of = |name: &str| {
+            let series = family.get_metric().iter().find(|metric| {
+                let labels = metric
+                    .get_label()
+                    .iter()
+                    .map(prometheus::proto::LabelPair::value);
+                labels.eq([name, "outbound", "allowed"])
+            });
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "small whole numbers"
+            )]
+            series.map(|metric| metric.get_counter().get_value() as u64)
+        };
+        (of("eth1"), of("other").unwrap())
+    }
+
+    #[test]
+    fn what_an_index_counted_before_stays_in_other() {
+        let mut names = InterfaceNames::default();
+        let fresh = |_| -> Result<InterfaceCount, ReadError> { panic!("nobody had it before") };
+        names.set(7, "eth1", true, fresh).unwrap();
+        assert_eq!(shown(&mut names, 5), (Some(5), 0));
+        names.remove(7);
+        // One more was in flight.
+        assert_eq!(shown(&mut names, 6), (None, 6));
+        names.set(7, "eth1", true, |_| Ok(counted(6))).unwrap();
+        assert_eq!(shown(&mut names, 10), (Some(4), 6));
+        names.remove(7);
+        assert_eq!(shown(&mut names, 11), (None, 11));
+        names.set(7, "eth1", true, |_| Ok(counted(11))).unwrap();
+        assert_eq!(shown(&mut names, 11), (Some(0), 11));
+    }
+
+    #[test]
+    fn one_whose_past_is_not_known_counts_in_other() {
+        let mut names = InterfaceNames::default();
+        names.set(7, "eth1", true, |_| Ok(counted(0))).unwrap();
+        names.remove(7);
+        let refused = |_| {
+            Err(ReadError {
+                map: "INTERFACE_COUNTS",
+                source: aya::maps::MapError::KeyNotFound,
+            })
+        };
+        assert!(names.set(7, "eth1", true, refused).is_err());
+        assert_eq!(shown(&mut names, 9), (None, 9));
     }
 }

@@ -20,6 +20,7 @@ impl Source {
             moments,
             changes,
             lines_lost: self.lines_lost.load(Ordering::Relaxed),
+            lines_unwritten: self.lines_unwritten(),
             attempts_suppressed: self.attempts_suppressed.load(Ordering::Relaxed),
             reattached: self.states.reattached(),
             floors,
@@ -32,6 +33,8 @@ impl Source {
         lock(&self.states_shown).resume(saved.moments);
         lock(&self.firewall).changes = saved.changes;
         self.lines_lost.store(saved.lines_lost, Ordering::Relaxed);
+        self.unwritten_before
+            .store(saved.lines_unwritten, Ordering::Relaxed);
         self.attempts_suppressed
             .store(saved.attempts_suppressed, Ordering::Relaxed);
         self.states.resume_reattached(saved.reattached);

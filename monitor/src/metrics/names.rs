@@ -56,7 +56,7 @@ names! {
     MAP_ENTRIES: GAUGE Now ["map"] "map_entries" "Entries of a map of the kernel programs.";
     MAP_CAPACITY: GAUGE Now ["map"] "map_capacity" "The most entries that a map of the kernel programs holds.";
     MAP_FULL: COUNTER Maps ["map"] "map_full_total" "How often a map of the kernel programs had no room for a new entry.";
-    EVENTS_LOST: COUNTER Maps ["stream"] "events_lost_total" "Events that were thrown away: packets, because the ring buffer to the daemon was full; packet_log, because the reader of the log was too slow; drops, because an interrupt came while the drop program ran, so that freed packets of any kind were not looked at.";
+    EVENTS_LOST: COUNTER Maps ["stream"] "events_lost_total" "Events that were thrown away: packets, because the ring buffer to the daemon was full; packet_log, because the reader of the log was too slow; log_write, because the line could not be written, as on a full disk; drops, because an interrupt came while the drop program ran, so that freed packets of any kind were not looked at.";
     LOG_SUPPRESSED: COUNTER Maps ["stream"] "log_suppressed_total" "Events that the rate limit kept out of the log.";
     ATTEMPTS: COUNTER State ["traffic", "family", "direction", "outcome", "blocked_by"] "attempts_total" "Attempts to open a connection that ended, by how, and by who ended them. Repeated packets of one attempt add nothing.";
     HANDSHAKE: HISTOGRAM State ["traffic", "direction"] "handshake_seconds" "Time from the first packet of an established attempt to the answer that passed.";

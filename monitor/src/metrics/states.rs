@@ -166,3 +166,6 @@ pub(super) fn families(shows: &Shows, traffics: &Traffics) -> Vec<Family> {
     families.push(evaluation);
     families
 }
+
+#[cfg(test)]
+mod tests;

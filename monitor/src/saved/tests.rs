@@ -158,6 +158,7 @@ fn a_block_and_its_evidence_go_on() {
         floors: BTreeMap::from([(7, (1, 60))]),
         interfaces: Interfaces {
             names: BTreeMap::from([(2, "eth0".to_owned())]),
+            inherited: BTreeMap::new(),
             named: BTreeSet::from([2]),
             floors: BTreeMap::from([(("eth0".to_owned(), 0, 1), 5)]),
         },

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use super::sample::{AttemptResult, Counts, Sample};
 use crate::attempt::{BlockedBy, Outcome};
+use crate::limits;
 
 /// A client and a target, and how the attempts between them ended.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -22,6 +23,11 @@ pub struct PeerPair {
 }
 
 /// What is known of a pair.
+/// The most memory that the pairs of so many attempts take, bytes.
+pub(super) const fn room(attempts: usize) -> usize {
+    limits::hash_table::<((IpAddr, IpAddr), Known)>(attempts)
+}
+
 #[derive(Clone, Debug)]
 struct Known {
     attempts: Counts,

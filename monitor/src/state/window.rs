@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::peers::{PeerPair, Peers};
+use super::peers::{self, PeerPair, Peers};
 use super::sample::{Counts, Sample, Summary};
+use crate::limits;
 
 /// How many attempts a window keeps one by one. Of older ones, if there are more, it keeps sums: then
 /// it no longer knows their peers, and forgets them up to 10 s late. This bounds what a flood
@@ -15,6 +16,14 @@ pub const MAX_SAMPLES: usize = 16_384;
 
 /// Over how much time the attempts lie that one sum stands for.
 const FOLD: Duration = Duration::from_secs(10);
+
+/// How much of the memory of a window its sums take, bytes: one each 10 s of the default 15 minutes.
+const SUMS: usize = 128 * size_of::<Folded>();
+
+/// The most memory that a window of the default length takes, bytes.
+pub(crate) const fn room() -> usize {
+    limits::list::<Sample>(MAX_SAMPLES) + peers::room(MAX_SAMPLES) + SUMS
+}
 
 /// The sum of attempts that were pushed out.
 #[derive(Clone, Debug, Deserialize, Serialize)]

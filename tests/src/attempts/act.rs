@@ -335,6 +335,28 @@ impl<'a> Act<'a> {
         timeout: Duration,
         seen: Seen,
     ) -> Result<()> {
+        for result in self.results(from, count, timeout, seen)? {
+            self.hold(result);
+        }
+        Ok(())
+    }
+
+    /// The same as [`Act::connect`], without holding the connections.
+    ///
+    /// # Errors
+    ///
+    /// As [`Act::connect`].
+    pub fn connect_and_close(&self, count: u64, timeout: Duration, seen: Seen) -> Result<()> {
+        self.results(None, count, timeout, seen).map(drop)
+    }
+
+    fn results(
+        &self,
+        from: Option<IpAddr>,
+        count: u64,
+        timeout: Duration,
+        seen: Seen,
+    ) -> Result<Vec<io::Result<TcpStream>>> {
         let to = self.destination();
         let results = self.from().run(|| {
             // Threads are in the namespace of the one that starts them.
@@ -353,15 +375,14 @@ impl<'a> Act<'a> {
             })
         })?;
         let mut wrong = String::new();
-        for result in results {
-            let got = Seen::of(&result)?;
+        for result in &results {
+            let got = Seen::of(result)?;
             if got != seen {
                 write!(wrong, " {got:?}")?;
             }
-            self.hold(result);
         }
         ensure!(wrong.is_empty(), "clients see{wrong} and not {seen:?}");
-        Ok(())
+        Ok(results)
     }
 
     fn undo(&self) -> MutexGuard<'_, Undo<'a>> {

@@ -156,7 +156,13 @@ fn checksum(bytes: &[u8], start: u32) -> [u8; 2] {
 
 /// An ICMP error around these bytes, from a spoofed address to where SYNs of this scene go.
 fn icmp_error(act: &Act<'_>, quote: &[u8]) -> Vec<u8> {
-    let mut packet = spoofed_syn(act, 6, 1).ip();
+    icmp_error_like(&spoofed_syn(act, 6, 1), quote)
+}
+
+/// An ICMP error around these bytes, between the addresses of a packet.
+#[must_use]
+pub fn icmp_error_like(packet: &Packet, quote: &[u8]) -> Vec<u8> {
+    let mut packet = packet.ip();
     let is_ipv6 = packet[0] >> 4 == 6;
     let header = if is_ipv6 { 40 } else { 20 };
     packet.truncate(header);

@@ -12,6 +12,7 @@ use super::crafted::{send, sender, spoofed_syn};
 use super::lab::Slot;
 use super::{Scene, scene};
 use crate::expect::{Expected, Family};
+use crate::faults::{mib, peak_memory};
 use crate::scrape::{Counts, rise};
 use crate::send::FrameSender;
 use crate::wait::until;
@@ -89,7 +90,8 @@ fn flood(act: &Act<'_>) -> Result<Expected> {
     for (series, count) in &rises {
         writeln!(text, "  {series} {count}")?;
     }
-    eprint!("flood/{}:\n{text}", act.way.name());
+    let peak = mib(peak_memory(&act.lab.daemon)?);
+    eprint!("flood/{}: peak {peak} MiB\n{text}", act.way.name());
     ensure!(
         sum(&rises) == all,
         "{} of {all} are accounted for\n{text}",

@@ -74,6 +74,7 @@ impl Way {
     }
 }
 
+/// What tells a solicitation from another.
 type Nonce = [u8; 8];
 
 /// An IPv6 packet of `ICMPv6`, from and to addresses as bytes.
@@ -92,7 +93,8 @@ const fn client_address(cone: bool) -> [u8; 16] {
 }
 
 /// A solicitation as clients send it: 61 bytes.
-fn solicitation(nonce: Nonce, cone: bool) -> Vec<u8> {
+#[must_use]
+pub fn solicitation(nonce: Nonce, cone: bool) -> Vec<u8> {
     let all_routers = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
     let packet = icmp(
         client_address(cone),

@@ -16,7 +16,10 @@ use crate::teredo::{Dropped, Nonce, Packet};
 pub(super) const PATIENCE: Duration = Duration::from_secs(4);
 
 /// How often a client tries: so many misses in a row are an unanswered attempt, fewer say nothing.
-const TRIES: usize = 3;
+pub(super) const TRIES: usize = 3;
+
+/// What the list of solicitations of a round takes, bytes: room for four, and what the allocator adds.
+pub(super) const TRIES_ROOM: usize = (TRIES + 1) * size_of::<Try>() + 16;
 
 /// How long after the first solicitation others belong to the same round.
 const ROUND: Duration = Duration::from_secs(13);

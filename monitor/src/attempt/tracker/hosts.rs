@@ -8,6 +8,7 @@ use monitor_common::attempt::MAX_SILENT_HOSTS;
 use serde::{Deserialize, Serialize};
 
 use super::REMEMBERED;
+use crate::limits;
 
 /// How many unanswered attempts are looked at for silent hosts, twice a second.
 const LOOKED_AT: usize = 4 * MAX_SILENT_HOSTS as usize;
@@ -21,6 +22,13 @@ const FRESH: Duration = Duration::from_mins(4);
 /// How many clients must fail towards how many live targets, so that other targets count as alive too.
 const CLIENTS: usize = 3;
 const TARGETS: usize = 2;
+
+/// See [`super::room`].
+pub(super) const fn room(max_attempts: usize) -> usize {
+    limits::hash_table::<(IpAddr, Duration)>(REMEMBERED)
+        + limits::hash_table::<IpAddr>(max_attempts)
+        + limits::list::<(Duration, IpAddr, IpAddr)>(REMEMBERED + max_attempts)
+}
 
 /// What is known of hosts elsewhere.
 #[derive(Debug, Default, Deserialize, Serialize)]

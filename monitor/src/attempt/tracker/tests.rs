@@ -221,3 +221,17 @@ fn an_answered_attempt_that_a_flood_pushes_out_is_judged_all_the_same() {
     scan(&mut tracker, 6_000, 3, &[again]);
     assert_eq!((tracker.lost()[0], tracker.live()), (0, 0));
 }
+
+#[test]
+fn what_is_kept_beside_the_map_has_a_bound() {
+    let mut tracker = Tracker::default();
+    let many = u32::try_from(ANSWERED).unwrap() + 10;
+    let entries: Vec<_> = (0..many).map(|n| (key(n), established(0))).collect();
+    let mut finished = scan(&mut tracker, 500, many.into(), &entries).finished;
+    // A flood pushed them all out.
+    for ms in [1_000, 1_500, 4_000] {
+        finished.extend(scan(&mut tracker, ms, many.into(), &[]).finished);
+    }
+    assert_eq!(finished.len(), ANSWERED);
+    assert_eq!(tracker.lost(), of_first(10));
+}
