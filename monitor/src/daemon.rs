@@ -29,7 +29,7 @@ mod coverage;
 mod events;
 mod interfaces;
 mod lookout;
-mod places;
+pub(crate) mod places;
 mod start;
 mod states;
 mod status;

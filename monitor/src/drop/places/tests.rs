@@ -164,3 +164,15 @@ fn neighbours_with_the_same_meaning_share_a_row() {
     ];
     assert_eq!(joined, expected);
 }
+
+#[test]
+fn a_list_with_far_too_many_functions_takes_no_time() {
+    let text: String = (0..50_000)
+        .map(|n| format!("{:x} t ip_forward\n{:x} t x\n", 2 * n + 1, 2 * n + 2))
+        .collect();
+    let symbols = Kallsyms::from_bytes(text.as_bytes()).unwrap();
+    let begin = std::time::Instant::now();
+    let found = places(&symbols, &no_reasons());
+    assert!(begin.elapsed().as_secs() < 20, "{:?}", begin.elapsed());
+    assert_eq!(found.len(), MAX_PLACES as usize);
+}
