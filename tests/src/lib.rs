@@ -12,6 +12,7 @@ pub mod dashboards;
 pub mod degraded;
 pub mod expect;
 pub mod features;
+pub mod fuzz;
 pub mod helper;
 pub mod http;
 pub mod kernel;

@@ -339,7 +339,7 @@ fn the_running_kernel_s_btf_gives_errors_when_corrupt_but_no_panic() {
 
 #[test]
 fn names_and_namesakes_that_would_take_all_memory_or_time_are_refused() {
-    let mut file = sample::Builder::new(false);
+    let mut file = Builder::new(false);
     let long = "x".repeat(MAX_NAME + 1);
     let value = file.composite(4, &long, false, &[]);
     assert_eq!(value, 1);
@@ -349,7 +349,7 @@ fn names_and_namesakes_that_would_take_all_memory_or_time_are_refused() {
     let error = btf.enum_values("of_long_names").unwrap_err().to_string();
     assert!(error.contains("a name that is too long"), "{error}");
 
-    let mut file = sample::Builder::new(false);
+    let mut file = Builder::new(false);
     let members: Vec<_> = (0..20_000).map(|_| ("m", 0, 0)).collect();
     let large = file.composite(4, "", false, &members);
     for _ in 0..20_000 {
