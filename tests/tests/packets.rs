@@ -1,6 +1,12 @@
 //! The kernel programs' packet parser beside another decoder: on packets that were captured, that are made at random
 //! and as bytes at random.
 
+#![expect(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "what makes packets for tests is outside of them"
+)]
+
 use std::cell::RefCell;
 use std::fs;
 use std::path::Path;
