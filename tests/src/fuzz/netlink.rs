@@ -103,8 +103,7 @@ pub fn iptables_legacy(data: &[u8]) {
     let table = fuzz::iptables_legacy(is_ipv6, info, entries);
     assert_eq!(table, fuzz::iptables_legacy(is_ipv6, info, entries));
     // Counters of the first entry tell nothing; any other byte of it does.
-    let counters = if is_ipv6 { 152 } else { 96 };
-    let next = counters - 6;
+    let (next, counters) = if is_ipv6 { (142, 152) } else { (90, 96) };
     let is_whole = entries.len() > counters + 16
         && usize::from(u16::from_ne_bytes([entries[next], entries[next + 1]])) > counters + 16
         && usize::from(u16::from_ne_bytes([entries[next], entries[next + 1]])) <= entries.len();
