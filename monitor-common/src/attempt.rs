@@ -3,6 +3,10 @@
 //! One record holds what was seen of one handshake; the daemon reads it and says how it ended. Times
 //! are `bpf_ktime_get_ns` (monotonic, nanoseconds), 0 for what was not seen.
 
+mod follow;
+
+pub use follow::{Said, mapped};
+
 use crate::codes;
 use crate::packet::{Plain, Ports, TcpFlags};
 
@@ -186,17 +190,6 @@ pub mod count {
 const IPPROTO_ICMP: u8 = 1;
 /// `IPPROTO_ICMPV6`
 const IPPROTO_ICMPV6: u8 = 58;
-
-/// What an ICMP error says of a SYN.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Quote {
-    /// Key of the attempt.
-    pub sequence: u32,
-    /// [`ERROR_HOST`] or [`ERROR_OTHER`].
-    pub kind: u8,
-    /// 1 where the one who sends the error is the one whom the SYN was sent to, else 0.
-    pub from_target: u8,
-}
 
 /// Whether a protocol number is that of the ICMP of a family.
 #[inline(always)]

@@ -4,11 +4,11 @@
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use monitor_common::Direction;
-use monitor_common::attempt::hook;
+use monitor_common::attempt::{hook, mapped};
 use monitor_common::packet::{Address4, Address6, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Reader};
 
 use crate::maps::{LOOK_OUT, SILENT_HOSTS, fragment};
-use crate::packet::{Direct, mapped};
+use crate::packet::Direct;
 use crate::pass::{ETHERNET_HEADER, TAG, parse, tags};
 use crate::{attempt, count, local};
 

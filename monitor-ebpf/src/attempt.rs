@@ -7,7 +7,7 @@
 //! tc egress.
 
 use monitor_common::Protocol;
-use monitor_common::attempt::is_icmp;
+use monitor_common::attempt::{Said, is_icmp};
 use monitor_common::packet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Headers, Ports, Reader, blur};
 
 use crate::maps::NOTES;
@@ -60,21 +60,13 @@ pub(crate) struct Note {
     pub(crate) direction: u32,
     /// Code of the class of a drop.
     pub(crate) class: u32,
-    /// The rest is the following program's. Key of the attempt.
-    sequence: u32,
-    /// Of a SYN with data: the key by which an answer to all of it names the attempt; else `sequence`.
-    alias: u32,
-    source: [u8; 16],
-    destination: [u8; 16],
-    ports: Ports,
-    /// Code of a [`monitor_common::attempt::Kind`].
-    kind: u8,
+    /// The rest is the following program's: what the packet says.
+    said: Said,
     /// Code of a [`monitor_common::attempt::Stage`].
     pub(crate) stage: u8,
-    /// Of an ICMP error.
-    error_kind: u8,
     /// Of an ICMP error: code of the [`monitor_common::attempt::Maker`].
     error_by: u8,
+    pad: [u8; 2],
 }
 
 /// The note of a hook on this CPU.

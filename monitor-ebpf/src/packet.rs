@@ -5,7 +5,7 @@ use aya_ebpf::helpers::bpf_skb_load_bytes;
 use core::cell::Cell;
 use core::mem::MaybeUninit;
 use monitor_common::counter::Slot;
-use monitor_common::packet::{Address4, Headers, Plain, Ports, Reader, blur};
+use monitor_common::packet::{Headers, Plain, Ports, Reader, blur};
 use monitor_common::traffic::UNWATCHED;
 use monitor_common::{Flow, Protocol};
 
@@ -160,11 +160,4 @@ pub(crate) fn request(watched: &Watched) -> u32 {
     } else {
         0
     }
-}
-
-/// An IPv4-mapped address (RFC 4291 section 2.5.5.2).
-#[inline(always)]
-pub(crate) fn mapped(address: Address4) -> [u8; 16] {
-    let [a, b, c, d] = address.bytes();
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
 }

@@ -29,6 +29,14 @@ pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 /// ten; a corrupt file can have a cycle.
 const MAX_CHAIN: usize = 64;
 
+/// The longest name that is shown, bytes. The kernel takes none of more than 512 (`KSYM_NAME_LEN`); any number of types can
+/// share a name, so the file's own length is no limit.
+const MAX_NAME: usize = 1024;
+
+/// How many structs of one name are looked at. Drivers reuse some names a few times; a corrupt file can have each of many
+/// structs lead to the same large one.
+const MAX_NAMESAKES: usize = 16;
+
 /// What can be wrong with BTF, or missing from it.
 #[derive(Debug, thiserror::Error)]
 pub enum BtfError {
@@ -269,11 +277,12 @@ impl Btf {
         })
     }
 
-    /// The structs and unions of this name.
+    /// The structs and unions of this name, the first [`MAX_NAMESAKES`].
     fn structs_named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = u32> + 'a {
-        self.structs.iter().copied().filter(move |&id| {
+        let named = self.structs.iter().copied().filter(move |&id| {
             self.type_at(id)
                 .is_ok_and(|candidate| self.name_is(candidate.name, name))
-        })
+        });
+        named.take(MAX_NAMESAKES)
     }
 }

@@ -103,10 +103,10 @@ pub fn open_root() -> Result<CgroupRoot, CgroupError> {
 
 /// A mount of cgroup2.
 #[derive(Debug, Eq, PartialEq)]
-struct Mount {
-    point: PathBuf,
+pub(crate) struct Mount {
+    pub(crate) point: PathBuf,
     /// Of the hierarchy, as `nsdelegate`; without `rw` and `ro`.
-    options: Vec<CString>,
+    pub(crate) options: Vec<CString>,
 }
 
 /// The mounts in a table of the proc file system; none where it cannot be read.
@@ -118,7 +118,7 @@ fn read_mounts(path: &str) -> Vec<Mount> {
 
 /// The mounts of cgroup2 in a table of `proc_pid_mountinfo(5)`, the last mounted first: it lies on top
 /// where several share a place.
-fn mounts(table: &[u8]) -> Vec<Mount> {
+pub(crate) fn mounts(table: &[u8]) -> Vec<Mount> {
     let mut mounts: Vec<_> = table
         .split(|byte| *byte == b'\n')
         .filter_map(|line| {

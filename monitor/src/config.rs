@@ -200,6 +200,18 @@ impl Config {
         Self::with_file(sources).map(|(config, _)| config)
     }
 
+    /// Merges an environment and the text of a file, without looking for either.
+    pub(crate) fn from_text(environment: Environment, text: String) -> Result<Self, ConfigError> {
+        let path = PathBuf::from(DEFAULT_FILE);
+        let file = File::parse(&path, text)?;
+        let sources = Sources {
+            flags: RunFlags::default(),
+            environment,
+            default_file: path.clone(),
+        };
+        Self::merge(sources, &file, Some(path))
+    }
+
     fn with_file(sources: Sources) -> Result<(Self, File), ConfigError> {
         let environment = &sources.environment;
         let (file, config_path) = match named_file(sources.flags.config.as_deref(), environment) {

@@ -47,7 +47,7 @@ pub fn read() -> Option<Conntrack> {
 
 /// The sums of the columns `drop` and `early_drop`: one line with their names, then one for each CPU,
 /// in hexadecimal (`ct_cpu_seq_show`). Columns came and went over time, so they go by name.
-fn statistics(text: &str) -> Option<(u64, u64)> {
+pub(crate) fn statistics(text: &str) -> Option<(u64, u64)> {
     let mut lines = text.lines();
     let names: Vec<&str> = lines.next()?.split_whitespace().collect();
     let position = |wanted| names.iter().position(|name| *name == wanted);

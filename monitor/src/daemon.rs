@@ -34,7 +34,7 @@ mod events;
 mod interfaces;
 mod keep;
 mod lookout;
-mod places;
+pub(crate) mod places;
 mod start;
 mod states;
 mod status;

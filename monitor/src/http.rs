@@ -13,6 +13,7 @@ mod server;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use server::replay;
 pub use server::serve;
 
 /// How many connections may wait to be accepted; the kernel caps it at `net.core.somaxconn`.

@@ -16,6 +16,8 @@ pub mod conntrack;
 pub mod daemon;
 pub mod diagnostics;
 pub mod drop;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod http;
 pub mod instance;
 pub mod kallsyms;

@@ -312,6 +312,30 @@ impl LinkWatcher {
     }
 }
 
+/// Takes datagrams in turn, as answers to a dump first and as notifications behind it. Gives the changes, and
+/// what is known then.
+pub(crate) fn replay<'a>(
+    dump: impl Iterator<Item = &'a [u8]>,
+    notifications: impl Iterator<Item = &'a [u8]>,
+) -> (Vec<LinkEvent>, Vec<Interface>, Vec<IpAddr>) {
+    let (mut table, mut events) = (LinkTable::default(), VecDeque::new());
+    table.begin_dump();
+    for frame in dump.flat_map(message::decode) {
+        if let Body::Message(message) = frame.body {
+            table.apply_dumped(message, &mut events);
+        }
+    }
+    table.end_dump(&mut events);
+    for frame in notifications.flat_map(message::decode) {
+        if let Body::Message(message) = frame.body {
+            table.apply(message, &mut events);
+        }
+    }
+    let interfaces = table.interfaces().cloned().collect();
+    let addresses = table.addresses().collect();
+    (events.into(), interfaces, addresses)
+}
+
 /// Asks for what comes next. A dump that changes interrupted may have left out what did not change, so
 /// it is made again.
 fn end_of_dump(

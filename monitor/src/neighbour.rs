@@ -83,13 +83,13 @@ fn request() -> Vec<u8> {
 }
 
 /// Takes a datagram; true at the end of the dump.
-fn take(datagram: &[u8], neighbours: &mut Vec<Neighbour>) -> io::Result<bool> {
+pub(crate) fn take(datagram: &[u8], neighbours: &mut Vec<Neighbour>) -> io::Result<bool> {
     for message in netlink::messages(datagram) {
         match message.kind {
             NLMSG_DONE => return Ok(true),
             NLMSG_ERROR => {
                 let code = netlink::i32_at(message.payload, 0).unwrap_or(0);
-                return Err(io::Error::from_raw_os_error(-code));
+                return Err(io::Error::from_raw_os_error(code.saturating_neg()));
             }
             RTM_NEWNEIGH => neighbours.extend(neighbour(message.payload)),
             _ => {}

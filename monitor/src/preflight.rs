@@ -43,7 +43,7 @@ fn missing(effective: u64) -> Vec<&'static str> {
 }
 
 /// The effective capabilities out of `/proc/self/status`.
-fn effective(status: &str) -> u64 {
+pub(crate) fn effective(status: &str) -> u64 {
     status
         .lines()
         .find_map(|line| line.strip_prefix("CapEff:"))

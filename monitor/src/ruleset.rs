@@ -197,6 +197,19 @@ impl Moment {
 #[error("can't watch the firewall's rules through netlink: {0}")]
 pub struct RulesetError(io::Error);
 
+/// The changes that datagrams of `nf_tables` tell of, where the last transaction before them was `before`.
+pub(crate) fn replay<'a>(before: u32, datagrams: impl Iterator<Item = &'a [u8]>) -> Vec<Change> {
+    let mut transactions = transaction::Transactions::default();
+    let mut changes = Vec::new();
+    changes.extend(transactions.compare(before, Moment::default()));
+    for frame in datagrams.flat_map(message::decode) {
+        transactions.apply(frame, Moment::default(), &mut changes);
+    }
+    changes
+}
+
+pub(crate) use legacy::fingerprint;
+
 /// Tells changes of the rules in the network namespace in which it was made, from then on.
 ///
 /// It reads, and opens its socket anew after a failure, in the namespace of the thread that polls it:

@@ -13,6 +13,7 @@ pub mod degraded;
 pub mod expect;
 pub mod faults;
 pub mod features;
+pub mod fuzz;
 pub mod helper;
 pub mod http;
 pub mod kernel;

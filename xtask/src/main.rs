@@ -8,6 +8,7 @@ mod cmd;
 mod cross;
 mod demo;
 mod deploy;
+mod fuzz;
 mod libtest;
 mod linker;
 mod mirror;
@@ -64,6 +65,10 @@ enum Task {
     ///
     /// Boots the kernels of xtask/kernels.toml under QEMU, and without TEST runs the core tests.
     VmTest(vm::Options),
+    /// Feeds parsers with bytes that libFuzzer makes up, each for a minute
+    ///
+    /// Installs a C++ compiler where there is none. What is found goes to target/fuzz.
+    Fuzz(fuzz::Options),
     /// Nanoseconds a packet of the kernel programs, or their sizes against a budget; as root
     Bench(bench::Options),
     /// Write the rules for Prometheus in deploy/prometheus/rules anew, out of their source
@@ -81,7 +86,7 @@ fn main() -> ExitCode {
         Task::Setup { tests } => setup::setup(Needs {
             clippy: tests,
             tools: tests,
-            root: false,
+            ..Needs::default()
         })
         .map(|_| true),
         Task::Run { arguments } => run::run(&arguments).map(|()| true),
@@ -89,6 +94,7 @@ fn main() -> ExitCode {
         Task::Check { names } => check::check(&names),
         Task::Test(options) => test::test(&options),
         Task::VmTest(options) => vm::vm_test(&options),
+        Task::Fuzz(options) => fuzz::fuzz(&options),
         Task::Bench(options) => bench::bench(&options),
         Task::Rules(options) => deploy::rules(&options).map(|()| true),
         Task::BtfSamples(options) => btf::samples(&options).map(|()| true),

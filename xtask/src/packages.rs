@@ -159,6 +159,9 @@ const CROSS_TOOLS: [Tool; 3] = [
     ),
 ];
 
+/// What libFuzzer is compiled with.
+const FUZZ_TOOLS: [Tool; 1] = [tool("c++", "g++", "compiles libFuzzer")];
+
 /// Packages of Debian's newest Rust: the compiler for the BPF target. `gcc` comes with it.
 pub(crate) const BPF_COMPILER: [&str; 2] = ["rustc-web", "rust-web-src"];
 
@@ -174,7 +177,7 @@ fn reason(package: &str) -> String {
         }
         BPF_CLIPPY => "clippy for the kernel programs".to_owned(),
         _ => {
-            let all = TEST_TOOLS.iter().chain(&CROSS_TOOLS);
+            let all = TEST_TOOLS.iter().chain(&CROSS_TOOLS).chain(&FUZZ_TOOLS);
             let tools = all.filter(|tool| tool.package == package);
             let reasons: Vec<_> = tools
                 .map(|tool| format!("{}: {}", tool.program, tool.why))
@@ -304,6 +307,15 @@ pub(crate) fn cross_tools() -> Result<()> {
     bring(&CROSS_TOOLS)
 }
 
+/// Brings what libFuzzer is compiled with.
+///
+/// # Errors
+///
+/// As [`test_tools`].
+pub(crate) fn fuzz_tools() -> Result<()> {
+    bring(&FUZZ_TOOLS)
+}
+
 /// Brings the tools that are missing.
 fn bring(tools: &[Tool]) -> Result<()> {
     let unpacked = unpacked_dir()?;
@@ -373,6 +385,7 @@ mod tests {
         for package in TEST_TOOLS
             .iter()
             .chain(&CROSS_TOOLS)
+            .chain(&FUZZ_TOOLS)
             .map(|tool| &tool.package)
             .chain(&BPF_COMPILER)
         {

@@ -14,11 +14,17 @@ use crate::{
 
 /// What a task needs beyond a compiler and a linker.
 #[derive(Clone, Copy, Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent wishes, not a state"
+)]
 pub(crate) struct Needs {
     /// Clippy for the kernel programs.
     pub(crate) clippy: bool,
     /// The programs that the tests start.
     pub(crate) tools: bool,
+    /// What libFuzzer is compiled with.
+    pub(crate) fuzz: bool,
     /// Root, or sudo, to run the daemon or the tests.
     pub(crate) root: bool,
 }
@@ -56,6 +62,9 @@ pub(crate) fn setup(needs: Needs) -> Result<BpfToolchain> {
     }
     if needs.tools {
         packages::test_tools()?;
+    }
+    if needs.fuzz {
+        packages::fuzz_tools()?;
     }
     println!(
         "setup: kernel programs are built by {} with {} ({:.1} s)",

@@ -14,6 +14,7 @@ use crate::{
     build::{self, Built},
     check,
     cmd::{self, Privilege},
+    fuzz,
     libtest::{Report, Tally},
     packages,
     setup::{self, Needs},
@@ -48,6 +49,7 @@ pub(crate) fn test(options: &Options) -> Result<bool> {
     let toolchain = setup::setup(Needs {
         clippy: true,
         tools: true,
+        fuzz: options.long,
         root: true,
     })?;
     tally.phase("set-up", start);
@@ -115,6 +117,11 @@ fn run_all(
         run_program(program, &mut command, options, tally)?;
     }
     tally.phase("integration tests", start);
+
+    if options.long {
+        println!("== fuzz");
+        fuzz::part_of_test(&options.names, tally);
+    }
 
     // The same tests on other kernels: they differ where it hurts.
     let conformance = programs

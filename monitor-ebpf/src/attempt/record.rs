@@ -43,13 +43,13 @@ fn increment(map: &PerCpuArray<u64>, index: u32) {
 fn find(note: &Note) -> Option<&'static mut Attempt> {
     let mut key = AttemptKey {
         family: note.family,
-        sequence: note.sequence,
+        sequence: note.said.sequence,
     };
     if let Some(attempt) = ATTEMPTS.get_ptr_mut(key) {
         // SAFETY: records are never freed while programs run; fields are written whole.
         return Some(unsafe { &mut *attempt });
     }
-    if note.kind == Kind::Syn.code() {
+    if note.said.kind == Kind::Syn.code() {
         return None;
     }
     // SAFETY: as above.
@@ -69,15 +69,15 @@ pub(super) fn record(hook: u32, note: &Note) -> Option<()> {
         None if hook == hook::LOOPBACK => return early(note, now),
         None => create(hook, note, now)?,
     };
-    if note.kind == Kind::Syn.code() {
+    if note.said.kind == Kind::Syn.code() {
         syn(attempt, hook, note, now);
-    } else if note.kind == Kind::SynAck.code() {
+    } else if note.said.kind == Kind::SynAck.code() {
         syn_ack(attempt, note, now);
-    } else if note.kind == Kind::Reset.code() {
+    } else if note.said.kind == Kind::Reset.code() {
         reset(attempt, hook, note, now);
     } else if attempt.answered_ns == 0 && attempt.error_ns == 0 {
         attempt.error_by = note.error_by;
-        attempt.error_kind = note.error_kind;
+        attempt.error_kind = note.said.error_kind;
         attempt.error_ns = now;
     }
     Some(())
@@ -88,11 +88,11 @@ pub(super) fn record(hook: u32, note: &Note) -> Option<()> {
 fn early(note: &Note, now: u64) -> Option<()> {
     let key = AttemptKey {
         family: note.family,
-        sequence: note.sequence,
+        sequence: note.said.sequence,
     };
     let answer = EarlyAnswer {
         time_ns: now,
-        error_kind: u32::from(note.error_kind),
+        error_kind: u32::from(note.said.error_kind),
         pad: 0,
     };
     // The least recent one makes room. Without it, `rejected` is `dropped`.
@@ -104,13 +104,13 @@ fn early(note: &Note, now: u64) -> Option<()> {
 fn take_early(attempt: &mut Attempt, note: &Note, now: u64) {
     let mut key = AttemptKey {
         family: note.family,
-        sequence: note.sequence,
+        sequence: note.said.sequence,
     };
     // SAFETY: a copy is taken; entries are written whole.
     let mut found = unsafe { EARLY_ANSWERS.get(key) };
-    if found.is_none() && note.alias != note.sequence {
+    if found.is_none() && note.said.alias != note.said.sequence {
         // An RST answers the data as well.
-        key.sequence = note.alias;
+        key.sequence = note.said.alias;
         // SAFETY: as above.
         found = unsafe { EARLY_ANSWERS.get(key) };
     }
@@ -133,21 +133,21 @@ fn take_early(attempt: &mut Attempt, note: &Note, now: u64) {
 /// A new record, of a SYN to a port that is watched.
 #[inline(always)]
 fn create(hook: u32, note: &Note, now: u64) -> Option<&'static mut Attempt> {
-    if note.kind != Kind::Syn.code() || note.traffic == 0 {
+    if note.said.kind != Kind::Syn.code() || note.traffic == 0 {
         return None;
     }
     let key = AttemptKey {
         family: note.family,
-        sequence: note.sequence,
+        sequence: note.said.sequence,
     };
     let fresh = FRESH.get_ptr_mut(hook)?;
     // SAFETY: this CPU's own value, of this hook. Everything but these stays 0.
     unsafe {
         (*fresh).first_ns = now;
-        (*fresh).client = note.source;
-        (*fresh).client_port = note.ports.source;
-        (*fresh).target = note.destination;
-        (*fresh).target_port = note.ports.destination;
+        (*fresh).client = note.said.source;
+        (*fresh).client_port = note.said.ports.source;
+        (*fresh).target = note.said.destination;
+        (*fresh).target_port = note.said.ports.destination;
         (*fresh).traffic = (note.traffic - 1) as u8;
         (*fresh).born = hook as u8;
         (*fresh).direction = note.direction as u8;
@@ -161,13 +161,13 @@ fn create(hook: u32, note: &Note, now: u64) -> Option<&'static mut Attempt> {
     if made.is_ok() {
         created((note.traffic - 1) * hook::LEN + hook);
     }
-    if note.alias != note.sequence {
+    if note.said.alias != note.said.sequence {
         let alias = AttemptKey {
             family: note.family,
-            sequence: note.alias,
+            sequence: note.said.alias,
         };
         // Without it, only an answer to the data is missed.
-        ATTEMPT_ALIASES.insert(alias, note.sequence, 0).ok();
+        ATTEMPT_ALIASES.insert(alias, note.said.sequence, 0).ok();
     }
     // SAFETY: records are never freed while programs run.
     let attempt = unsafe { &mut *attempt };
@@ -192,7 +192,7 @@ fn repeated(attempt: &mut Attempt, now: u64) {
 #[inline(always)]
 fn syn(attempt: &mut Attempt, hook: u32, note: &Note, now: u64) {
     if u32::from(attempt.born) == hook
-        && (attempt.client_port != note.ports.source || attempt.client != note.source)
+        && (attempt.client_port != note.said.ports.source || attempt.client != note.said.source)
     {
         // Another connection that happens to have the same number.
         return add(count::COLLISIONS, hook);
@@ -204,8 +204,8 @@ fn syn(attempt: &mut Attempt, hook: u32, note: &Note, now: u64) {
     }
     attempt.direction = note.direction as u8;
     if note.stage == Stage::Passed.code() {
-        attempt.target = note.destination;
-        attempt.target_port = note.ports.destination;
+        attempt.target = note.said.destination;
+        attempt.target_port = note.said.ports.destination;
         attempt.passed_ns = now;
     } else {
         attempt.location = note.location;

@@ -318,7 +318,7 @@ fn recursion_misses(program: &OwnedFd) -> u64 {
     parse_misses(&text).unwrap_or(0)
 }
 
-fn parse_misses(fdinfo: &str) -> Option<u64> {
+pub(crate) fn parse_misses(fdinfo: &str) -> Option<u64> {
     let value = fdinfo
         .lines()
         .find_map(|line| line.strip_prefix("recursion_misses:"))?;

@@ -9,6 +9,8 @@
 
 mod probes;
 
+pub(crate) use probes::bpf_mount;
+
 use std::collections::BTreeMap;
 use std::str::FromStr;
 

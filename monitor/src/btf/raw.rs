@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{Btf, BtfError, MAX_CHAIN};
+use super::{Btf, BtfError, MAX_CHAIN, MAX_NAME};
 
 const MAGIC: u16 = 0xeb9f;
 /// Length of the part of the header that version 1 has always had, in bytes.
@@ -304,6 +304,12 @@ impl Btf {
                 what: "a string without an end",
                 offset: self.strings.start.saturating_add(offset as usize),
             })?;
+        if end > MAX_NAME {
+            return Err(BtfError::Malformed {
+                what: "a name that is too long",
+                offset: self.strings.start.saturating_add(offset as usize),
+            });
+        }
         Ok(String::from_utf8_lossy(&tail[..end]))
     }
 }

@@ -336,3 +336,27 @@ fn the_running_kernel_s_btf_gives_errors_when_corrupt_but_no_panic() {
     }
     assert!(fewest < questions, "the damage reached no answer");
 }
+
+#[test]
+fn names_and_namesakes_that_would_take_all_memory_or_time_are_refused() {
+    let mut file = Builder::new(false);
+    let long = "x".repeat(MAX_NAME + 1);
+    let value = file.composite(4, &long, false, &[]);
+    assert_eq!(value, 1);
+    file.add("of_long_names", 6, false, 1, 4, &[1, 7]);
+    let btf = Btf::parse(file.finish()).unwrap();
+    // The name at 1 is the long one.
+    let error = btf.enum_values("of_long_names").unwrap_err().to_string();
+    assert!(error.contains("a name that is too long"), "{error}");
+
+    let mut file = Builder::new(false);
+    let members: Vec<_> = (0..20_000).map(|_| ("m", 0, 0)).collect();
+    let large = file.composite(4, "", false, &members);
+    for _ in 0..20_000 {
+        file.composite(4, "sk_buff", false, &[("", large, 0)]);
+    }
+    let btf = Btf::parse(file.finish()).unwrap();
+    let begin = std::time::Instant::now();
+    assert!(btf.field("sk_buff.len").is_err());
+    assert!(begin.elapsed().as_secs() < 20, "{:?}", begin.elapsed());
+}

@@ -96,14 +96,19 @@ fn ask(flags: &StatusFlags, environment: Option<&OsStr>) -> Result<Report, Statu
     };
     let url = fetch::Url::parse(url)?;
     let body = fetch::get(&url, Duration::from_secs(flags.timeout))?;
-    let document = Document::parse(&body).map_err(|reason| FetchError::Answer {
+    report(flags, &url, &body)
+}
+
+/// What an answer says.
+fn report(flags: &StatusFlags, url: &fetch::Url, body: &[u8]) -> Result<Report, StatusError> {
+    let document = Document::parse(body).map_err(|reason| FetchError::Answer {
         url: url.to_string(),
         reason,
     })?;
     let selection = Selection::new(&document, flags.traffic.as_deref(), flags.direction)?;
     let verdict = selection.verdict();
     let stdout = if flags.json {
-        json::pretty(&String::from_utf8_lossy(&body))
+        json::pretty(&String::from_utf8_lossy(body))
     } else {
         render::page(&selection, &verdict)
     };
@@ -112,6 +117,23 @@ fn ask(flags: &StatusFlags, environment: Option<&OsStr>) -> Result<Report, Statu
         stderr: String::new(),
         code: verdict.code,
     })
+}
+
+/// What `status` makes of a URL and of the bytes that a server sends there; never an error.
+pub(crate) fn of_answer(flags: &StatusFlags, url: &str, answer: &[u8]) -> Report {
+    let made = || -> Result<Report, StatusError> {
+        let url = fetch::Url::parse(url)?;
+        let body = fetch::get_from(&url, answer)?;
+        report(flags, &url, &body)
+    };
+    made().unwrap_or_else(|error| Report::unknown(&error.to_string()))
+}
+
+/// What a URL is understood as.
+pub(crate) fn canonical_url(text: &str) -> Result<String, String> {
+    fetch::Url::parse(text)
+        .map(|url| url.to_string())
+        .map_err(|error| error.to_string())
 }
 
 /// What a call of `status` with bad arguments says: on standard output in one line, as monitoring systems

@@ -86,7 +86,7 @@ fn modules() -> Vec<(String, String)> {
 /// Takes name and address out of each line: the numbers of users in between change all the time. A
 /// module that is not live yet has its functions in the list already, but not all of their addresses
 /// may be there.
-fn parse(text: &str) -> Vec<(String, String)> {
+pub(crate) fn parse(text: &str) -> Vec<(String, String)> {
     text.lines()
         .filter_map(|line| {
             let mut words = line.split_whitespace();

@@ -9,7 +9,8 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -199,9 +200,29 @@ impl Activity {
     }
 }
 
+/// What the server sends to a client that sends these bytes and no more, whatever time it takes; at most so many
+/// bytes. Call it in a runtime with time.
+pub(crate) async fn replay(request: Vec<u8>, site: Arc<dyn Site>, most: usize) -> Vec<u8> {
+    let limits = Limits::default();
+    let answers = Arc::new(Answers::new(site, limits.answer));
+    let (client, server) = tokio::io::duplex(most);
+    let (_closing, closed) = watch::channel(false);
+    let activity = Arc::new(Activity::new(limits));
+    let (mut from_server, mut to_server) = tokio::io::split(client);
+    let send = async move {
+        // It may have hung up.
+        drop(to_server.write_all(&request).await);
+        drop(to_server.shutdown().await);
+    };
+    let mut answer = Vec::new();
+    let receive = async { drop(from_server.read_to_end(&mut answer).await) };
+    tokio::join!(connection(server, answers, activity, closed), send, receive);
+    answer
+}
+
 /// Serves one connection until the client, a limit or the shutdown ends it.
 async fn connection(
-    stream: TcpStream,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
     answers: Arc<Answers>,
     activity: Arc<Activity>,
     mut closed: watch::Receiver<bool>,

@@ -90,6 +90,11 @@ fn a_refusal_is_an_error() {
     refusal[NLMSGHDR..NLMSGHDR + 4].copy_from_slice(&(-libc::EPERM).to_ne_bytes());
     let error = take(&refusal, &mut Vec::new()).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::EPERM));
+    refusal[NLMSGHDR..NLMSGHDR + 4].copy_from_slice(&i32::MIN.to_ne_bytes());
+    assert!(
+        take(&refusal, &mut Vec::new()).is_err(),
+        "no number to negate"
+    );
 }
 
 #[test]

@@ -163,6 +163,15 @@ fn differences(before: &Tables, now: &Tables) -> Vec<String> {
 }
 
 /// Reads all tables of a family in the thread's network namespace.
+/// What a table is compared by, out of what the kernel gives of it: `None` for one that is as new.
+pub(crate) fn fingerprint(is_ipv6: bool, info: &[u8], entries: &[u8]) -> Option<u64> {
+    let family = if is_ipv6 { Family::Ipv6 } else { Family::Ipv4 };
+    match entries::of_bytes(family, info, entries) {
+        Content::Hash(hash) => Some(hash),
+        Content::AsNew | Content::Unknown => None,
+    }
+}
+
 fn read(family: Family) -> io::Result<Tables> {
     let names = match std::fs::read_to_string(family.names()) {
         Ok(names) => names,

@@ -1,9 +1,11 @@
 //! `cargo xtask check`: everything that can be said about the tree without running it.
 
+mod advisories;
 mod deps;
 mod licence;
 mod rules;
 mod tree;
+mod yanked;
 
 mod aarch64;
 
@@ -30,9 +32,13 @@ enum Checked {
 }
 
 /// All of them, the quickest first.
-const CHECKS: [Check; 8] = [
+const CHECKS: [Check; 10] = [
     ("tree", |_| tree::check().map(|()| Checked::Yes)),
     ("deps", |_| deps::check().map(|()| Checked::Yes)),
+    ("yanked", |_| yanked::check(&deps::packages()?)),
+    ("advisories", |_| {
+        advisories::check(&root()?, &deps::packages()?)
+    }),
     ("rules", |_| rules::check()),
     ("fmt", |_| fmt().map(|()| Checked::Yes)),
     ("clippy", |_| clippy().map(|()| Checked::Yes)),

@@ -175,13 +175,17 @@ pub(super) fn map_batch(_: &Kernel) -> Found {
 fn bpf_file_system() -> Result<PathBuf, Lack> {
     let path = "/proc/thread-self/mountinfo";
     let mounts = std::fs::read_to_string(path).map_err(refused(path))?;
-    let mut points = mounts.lines().rev().filter_map(|line| {
+    let none = "no BPF file system is mounted (mount -t bpf bpf /sys/fs/bpf)";
+    bpf_mount(&mounts).ok_or_else(|| missing(none))
+}
+
+/// The place of the BPF file system that was mounted last, in a table of `proc_pid_mountinfo(5)`.
+pub(crate) fn bpf_mount(mounts: &str) -> Option<PathBuf> {
+    mounts.lines().rev().find_map(|line| {
         let (place, what) = line.split_once(" - ")?;
         let point = place.split(' ').nth(4)?;
         what.starts_with("bpf ").then(|| PathBuf::from(point))
-    });
-    let none = "no BPF file system is mounted (mount -t bpf bpf /sys/fs/bpf)";
-    points.next().ok_or_else(|| missing(none))
+    })
 }
 
 pub(super) fn link_pinning(kernel: &Kernel) -> Found {

@@ -12,6 +12,7 @@ use hyper::client::conn::http1;
 use hyper::header::{ACCEPT, HOST, USER_AGENT};
 use hyper::{Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
@@ -148,6 +149,16 @@ pub(super) fn get(url: &Url, patience: Duration) -> Result<Vec<u8>, FetchError> 
     })
 }
 
+/// As [`get`], of bytes that a server has sent already. Their time is not limited.
+pub(super) fn get_from(url: &Url, answer: &[u8]) -> Result<Vec<u8>, FetchError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .map_err(FetchError::Runtime)?;
+    // The request is not looked at, and always goes in.
+    let stream = tokio::io::join(io::Cursor::new(answer.to_vec()), tokio::io::sink());
+    runtime.block_on(exchange(url, stream))
+}
+
 async fn ask(url: &Url) -> Result<Vec<u8>, FetchError> {
     let addresses: Vec<SocketAddr> = lookup_host((url.host.as_str(), url.port))
         .await
@@ -165,6 +176,14 @@ async fn ask(url: &Url) -> Result<Vec<u8>, FetchError> {
                 reason,
             },
         })?;
+    exchange(url, stream).await
+}
+
+/// One request and its answer on an open connection.
+async fn exchange<S>(url: &Url, stream: S) -> Result<Vec<u8>, FetchError>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let protocol = |error: &dyn Error| FetchError::Protocol {
         url: url.to_string(),
         reason: error.to_string(),

@@ -1,3 +1,5 @@
+use std::fmt::Write as _;
+
 use super::*;
 use crate::btf::{Btf, VMLINUX};
 use crate::kallsyms::KALLSYMS;
@@ -163,4 +165,17 @@ fn neighbours_with_the_same_meaning_share_a_row() {
         routing(70, 80),
     ];
     assert_eq!(joined, expected);
+}
+
+#[test]
+fn a_list_with_far_too_many_functions_takes_no_time() {
+    let mut text = String::new();
+    for n in 0..50_000 {
+        writeln!(text, "{:x} t ip_forward\n{:x} t x", 2 * n + 1, 2 * n + 2).unwrap();
+    }
+    let symbols = Kallsyms::from_bytes(text.as_bytes()).unwrap();
+    let begin = std::time::Instant::now();
+    let found = places(&symbols, &no_reasons());
+    assert!(begin.elapsed().as_secs() < 20, "{:?}", begin.elapsed());
+    assert_eq!(found.len(), MAX_PLACES as usize);
 }

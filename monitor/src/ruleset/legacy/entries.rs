@@ -77,10 +77,7 @@ const IPV6: Layout = Layout {
 ///
 /// `EPERM` without `CAP_NET_ADMIN`; `ENOENT` where the table is gone meanwhile.
 pub(super) fn content(socket: &Socket, family: Family, name: &str) -> io::Result<Content> {
-    let layout = match family {
-        Family::Ipv4 => &IPV4,
-        Family::Ipv6 => &IPV6,
-    };
+    let layout = layout(family);
     let mut named = name.as_bytes().to_vec();
     named.resize(NAME, 0);
     for _ in 0..TRIES {
@@ -98,11 +95,7 @@ pub(super) fn content(socket: &Socket, family: Family, name: &str) -> io::Result
         match get(socket, layout.level, GET_ENTRIES, &mut entries) {
             Ok(()) => {
                 let entries = entries.get(ENTRIES..).unwrap_or_default();
-                return Ok(if is_as_new(&info, layout, entries) {
-                    Content::AsNew
-                } else {
-                    hash(&info, layout, entries)
-                });
+                return Ok(of_bytes(family, &info, entries));
             }
             // It is not as large as it was a moment ago.
             Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => {}
@@ -110,6 +103,23 @@ pub(super) fn content(socket: &Socket, family: Family, name: &str) -> io::Result
         }
     }
     Ok(Content::Unknown)
+}
+
+const fn layout(family: Family) -> &'static Layout {
+    match family {
+        Family::Ipv4 => &IPV4,
+        Family::Ipv6 => &IPV6,
+    }
+}
+
+/// What a table holds, out of what the kernel says of it and its entries.
+pub(super) fn of_bytes(family: Family, info: &[u8], entries: &[u8]) -> Content {
+    let layout = layout(family);
+    if is_as_new(info, layout, entries) {
+        Content::AsNew
+    } else {
+        hash(info, layout, entries)
+    }
 }
 
 /// Reads a socket option, whose name the buffer holds, into all of the buffer.

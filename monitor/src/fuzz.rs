@@ -1,0 +1,126 @@
+//! Doors for tests that feed any bytes to the parsers that are private: not a part of the library's interface.
+//!
+//! Each takes what comes from outside and gives what the daemon would make of it. The tests are in
+//! `tests/src/fuzz`; what is public already (`Btf::parse`, `Document::parse`, records) they call directly.
+
+use std::ffi::CString;
+use std::io;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::cli::StatusFlags;
+use crate::cmd::status::{self, Report};
+use crate::config::{Config, ConfigError, Environment};
+use crate::http::{self, Site};
+use crate::kallsyms::{Kallsyms, KallsymsError};
+use crate::link::{self, Interface, LinkEvent};
+use crate::neighbour::{self, Neighbour};
+use crate::ruleset::{self, Change};
+use crate::{bpf, cgroup, conntrack, daemon, preflight};
+
+/// `/proc/kallsyms`.
+///
+/// # Errors
+///
+/// As [`Kallsyms::read`].
+pub fn kallsyms(list: &[u8]) -> Result<Kallsyms, KallsymsError> {
+    Kallsyms::from_bytes(list)
+}
+
+/// Messages of rtnetlink about links and addresses: those of a dump, then notifications. Gives the changes
+/// that are told, and the interfaces and addresses that are known then.
+pub fn links<'a>(
+    dump: impl Iterator<Item = &'a [u8]>,
+    notifications: impl Iterator<Item = &'a [u8]>,
+) -> (Vec<LinkEvent>, Vec<Interface>, Vec<IpAddr>) {
+    link::replay(dump, notifications)
+}
+
+/// A datagram of the neighbour table's dump. The flag is true at its end.
+///
+/// # Errors
+///
+/// What the datagram says that went wrong.
+pub fn neighbours(datagram: &[u8]) -> io::Result<(bool, Vec<Neighbour>)> {
+    let mut neighbours = Vec::new();
+    let done = neighbour::take(datagram, &mut neighbours)?;
+    Ok((done, neighbours))
+}
+
+/// Datagrams of `nf_tables`, behind the transaction of a number.
+pub fn nftables<'a>(before: u32, datagrams: impl Iterator<Item = &'a [u8]>) -> Vec<Change> {
+    ruleset::replay(before, datagrams)
+}
+
+/// A table of iptables-legacy: `struct ipt_getinfo` and the entries. `None` where it is as new.
+#[must_use]
+pub fn iptables_legacy(is_ipv6: bool, info: &[u8], entries: &[u8]) -> Option<u64> {
+    ruleset::fingerprint(is_ipv6, info, entries)
+}
+
+/// `/proc/net/stat/nf_conntrack`: drops and early drops.
+#[must_use]
+pub fn conntrack(text: &str) -> Option<(u64, u64)> {
+    conntrack::statistics(text)
+}
+
+/// The mounts of cgroup2 in a `mountinfo`, and their options.
+#[must_use]
+pub fn cgroup_mounts(table: &[u8]) -> Vec<(PathBuf, Vec<CString>)> {
+    let mounts = cgroup::mounts(table).into_iter();
+    mounts.map(|mount| (mount.point, mount.options)).collect()
+}
+
+/// The mount of the BPF file system in a `mountinfo`.
+#[must_use]
+pub fn bpf_mount(table: &str) -> Option<PathBuf> {
+    bpf::features::bpf_mount(table)
+}
+
+/// `/proc/modules`: names and addresses of those that are live.
+#[must_use]
+pub fn modules(text: &str) -> Vec<(String, String)> {
+    daemon::places::parse(text)
+}
+
+/// `recursion_misses` out of a program's `/proc/self/fdinfo`.
+#[must_use]
+pub fn recursion_misses(text: &str) -> Option<u64> {
+    bpf::counters::parse_misses(text)
+}
+
+/// The effective capabilities out of `/proc/self/status`; 0 where it says none.
+#[must_use]
+pub fn effective_capabilities(text: &str) -> u64 {
+    preflight::effective(text)
+}
+
+/// The configuration file, with an environment.
+///
+/// # Errors
+///
+/// As [`Config::new`].
+pub fn config(environment: Environment, text: &str) -> Result<Config, ConfigError> {
+    Config::from_text(environment, text.to_owned())
+}
+
+/// What `peerwatch status` prints when a server at a URL sends these bytes.
+#[must_use]
+pub fn status(flags: &StatusFlags, url: &str, answer: &[u8]) -> Report {
+    status::of_answer(flags, url, answer)
+}
+
+/// Where `peerwatch status --url` asks.
+///
+/// # Errors
+///
+/// The sentence for a bad URL.
+pub fn status_url(text: &str) -> Result<String, String> {
+    status::canonical_url(text)
+}
+
+/// What the server of a site sends, `most` bytes at most at a time, to a client that sends these.
+pub async fn http(request: Vec<u8>, site: Arc<dyn Site>, most: usize) -> Vec<u8> {
+    http::replay(request, site, most).await
+}
