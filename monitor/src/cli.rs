@@ -98,6 +98,10 @@ pub struct RunFlags {
         value_name = "ADDR", alias = "web.listen-address", value_parser = listen)]
     pub listen: Option<SocketAddr>,
 
+    /// File with TLS and users for those who ask, as Prometheus's own exporters have it [default: none].
+    #[arg(long, value_name = "FILE", alias = "web.config.file")]
+    pub web_config: Option<PathBuf>,
+
     /// Interfaces to watch, a name or a glob; may be repeated [default: all but lo].
     #[arg(long, value_name = "GLOB", value_parser = wanted)]
     pub interface: Vec<Pattern>,
@@ -184,6 +188,23 @@ pub struct StatusFlags {
     )]
     pub url: Option<String>,
 
+    /// Authorities that vouch for the daemon's certificate.
+    #[arg(
+        long,
+        help = "File with the authorities that vouch for the daemon's certificate; also PEERWATCH_CA_FILE [default: those \
+                of this host]",
+        value_name = "FILE"
+    )]
+    pub ca_file: Option<PathBuf>,
+
+    /// File with user name and password.
+    #[arg(
+        long,
+        help = "File with NAME:PASSWORD for a daemon that asks for it; also PEERWATCH_USER_FILE",
+        value_name = "FILE"
+    )]
+    pub user_file: Option<PathBuf>,
+
     /// How long to wait for the whole answer, seconds.
     #[arg(
         long,
@@ -229,6 +250,7 @@ mod tests {
     fn run_takes_its_flags() {
         let flags = run(&[
             "--web.listen-address=:9680",
+            "--web.config.file=/w",
             "--interface=eth*",
             "--interface",
             "wan",
@@ -271,6 +293,9 @@ mod tests {
             Some(false)
         );
         assert_eq!(flags.config, Some(PathBuf::from("/x")));
+        assert_eq!(flags.web_config, Some(PathBuf::from("/w")));
+        let flags = run(&["--web-config=/v"]).unwrap();
+        assert_eq!(flags.web_config, Some(PathBuf::from("/v")));
     }
 
     #[test]
@@ -321,14 +346,19 @@ mod tests {
             (flags.url, flags.traffic, flags.direction),
             (None, None, None)
         );
+        assert_eq!((flags.ca_file, flags.user_file), (None, None));
         let flags = status(&[
             "--json",
             "--traffic=https",
             "--direction=forwarded",
             "--url=http://a",
+            "--ca-file=/ca",
+            "--user-file=/user",
             "--timeout=9",
         ])
         .unwrap();
+        assert_eq!(flags.ca_file, Some(PathBuf::from("/ca")));
+        assert_eq!(flags.user_file, Some(PathBuf::from("/user")));
         assert_eq!((flags.json, flags.timeout), (true, 9));
         assert_eq!(flags.direction, Some(Direction::Forwarded));
         for (flag, reason) in [

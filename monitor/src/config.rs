@@ -44,6 +44,8 @@ pub const DEFAULT_LOG_BURST: u32 = 100;
 pub struct Config {
     /// Where metrics are served.
     pub listen: SocketAddr,
+    /// The file with TLS and users; `None` where everything is open.
+    pub web_config: Option<PathBuf>,
     /// Which interfaces are watched.
     pub interfaces: InterfaceFilter,
     /// What is counted.
@@ -86,7 +88,7 @@ impl Environment {
     }
 
     /// A variable; one that is empty counts as not set, as service managers and containers write it.
-    fn get(&self, variable: &str) -> Option<&OsString> {
+    pub(crate) fn get(&self, variable: &str) -> Option<&OsString> {
         self.0
             .get(std::ffi::OsStr::new(variable))
             .filter(|value| !value.is_empty())
@@ -228,6 +230,10 @@ impl Config {
             .or(file_value)
             .unwrap_or(DEFAULT_LISTEN);
 
+        let env_value = env.value("PEERWATCH_WEB_CONFIG", options::file)?;
+        let file_value = file.value("web_config", keys.web_config.as_ref(), options::file)?;
+        let web_config = flags.web_config.clone().or(env_value).or(file_value);
+
         let env_value = env.values("PEERWATCH_INTERFACE", wanted)?;
         let file_value = file.values("interface", keys.interface.as_ref(), wanted)?;
         let include = list(&flags.interface, env_value, file_value);
@@ -304,6 +310,7 @@ impl Config {
 
         Ok(Self {
             listen,
+            web_config,
             interfaces: InterfaceFilter::new(include, exclude),
             traffics: file.traffics()?,
             max_attempts,
@@ -372,6 +379,7 @@ impl Config {
     pub fn changed_keys(&self, new: &Self) -> Vec<&'static str> {
         [
             ("listen", self.listen != new.listen),
+            ("web_config", self.web_config != new.web_config),
             (
                 "interface or exclude_interface",
                 self.interfaces != new.interfaces,

@@ -1,6 +1,7 @@
 //! The daemon: everything is checked, then loaded, then attached; then it follows interfaces, writes the
 //! packet log and serves metrics until it is told to stop.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -58,6 +59,9 @@ pub enum RunError {
     /// The address for metrics cannot be had.
     #[error(transparent)]
     Http(#[from] http::HttpError),
+    /// The file of `--web-config`, or one that it names, is not good.
+    #[error(transparent)]
+    Web(#[from] http::WebError),
     /// The file of `--btf` is not what it should be.
     #[error(transparent)]
     Btf(#[from] BtfFileError),
@@ -139,6 +143,7 @@ enum Order {
 pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunError> {
     preflight::check()?;
     let _instance = Instance::claim()?;
+    let web = Arc::new(http::Web::open(config.web_config.as_deref())?);
     let listener = http::bind(config.listen)?;
     let address = listener
         .local_addr()
@@ -178,12 +183,12 @@ pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunErro
     let mut answer = Answer::begin(attempts, shared_states, &source, &mut packet_log);
 
     let (stop, stopped) = watch::channel(false);
-    let mut server = tokio::spawn(http::serve(listener, site, stopping(stopped.clone())));
+    let serving = http::serve(listener, site, Arc::clone(&web), stopping(stopped.clone()));
+    let mut server = tokio::spawn(serving);
     let diagnostics =
         diagnostics.map(|diagnostics| tokio::spawn(diagnostics.run(stopping(stopped))));
     let mut manager = ServiceManager::from_environment();
-    info!("{}", http::describe(address));
-    manager.ready(&http::describe(address));
+    announce(address, &web, &mut manager);
 
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -242,6 +247,17 @@ pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunErro
         warn!("the diagnostics of the kernel programs ended: {error}");
     }
     failure.map_or(Ok(()), |why| Err(RunError::Server(why)))
+}
+
+/// Says where the metrics are and who can reach them.
+fn announce(address: SocketAddr, web: &http::Web, manager: &mut ServiceManager) {
+    let protection = web.protection();
+    let line = http::describe(address, protection);
+    info!("{line}");
+    if let Some(warning) = http::exposure(address, protection) {
+        warn!("{warning}");
+    }
+    manager.ready(&line);
 }
 
 /// What there is at first.
@@ -329,14 +345,14 @@ impl http::Site for Site {
         self.exporter.render()
     }
 
-    fn status(&self) -> Result<String, String> {
-        status::document(
-            &self.source,
-            &self.states,
-            self.file.as_deref(),
-            self.started,
-        )
-        .to_json()
+    fn status(&self, peers: bool) -> Result<String, String> {
+        let file = self.file.as_deref();
+        let document = status::document(&self.source, &self.states, file, self.started);
+        if peers {
+            document.to_json()
+        } else {
+            document.without_peers().to_json()
+        }
     }
 
     fn ready(&self) -> Result<(), String> {
