@@ -35,3 +35,4 @@ pub mod states;
 pub mod tun;
 pub mod undo;
 pub mod wait;
+pub mod web;
