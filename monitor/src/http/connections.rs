@@ -77,19 +77,20 @@ impl Connections {
 /// one whose client says nothing, then one whose client has begun to ask, then one that is kept for the
 /// next request, then one that is answered; of several, the one for which that has been so for longest.
 fn victims(all: &[(Group, Rank)], count: usize, limit: usize, now: Instant) -> Vec<usize> {
-    // Who asks once and stays must not take all places, or those who come would have none between them.
-    let known = all.iter().filter(|(_, rank)| rank.known).count();
-    let crowded = known > limit / 2;
+    // Those who are kept must not take all places, or who comes would have none before it can say anything:
+    // then age alone decides.
+    let kept = |rank: &Rank| rank.known || rank.phase == Phase::Answering;
+    let crowded = all.iter().filter(|(_, rank)| kept(rank)).count() > limit / 2;
     let class = |rank: &Rank| match rank {
+        _ if !kept(rank) && now.duration_since(rank.since) >= YOUNG => 0,
+        _ if crowded => 1,
         Rank {
             phase: Phase::Answering,
             ..
         } => 4,
-        Rank { known: true, .. } if !crowded => 3,
-        Rank { known: true, .. } => 2,
-        Rank { since, .. } if now.duration_since(*since) >= YOUNG => 0,
+        Rank { known: true, .. } => 3,
+        Rank { spoke: true, .. } => 2,
         Rank { spoke: false, .. } => 1,
-        _ => 2,
     };
     let mut clients: HashMap<Group, Vec<_>> = HashMap::new();
     for (index, (group, rank)) in all.iter().enumerate() {
