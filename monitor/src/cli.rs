@@ -104,6 +104,10 @@ pub struct RunFlags {
         value_name = "ADDR", alias = "web.listen-address", value_parser = listen)]
     pub listen: Option<SocketAddr>,
 
+    /// File with TLS and users for those who ask, as Prometheus's own exporters have it [default: none].
+    #[arg(long, value_name = "FILE", alias = "web.config.file")]
+    pub web_config: Option<PathBuf>,
+
     /// Interfaces to watch, a name or a glob; may be repeated [default: all but lo].
     #[arg(long, value_name = "GLOB", value_parser = wanted)]
     pub interface: Vec<Pattern>,
@@ -220,6 +224,23 @@ pub struct StatusFlags {
         value_name = "URL"
     )]
     pub url: Option<String>,
+
+    /// Authorities that vouch for the daemon's certificate.
+    #[arg(
+        long,
+        help = "File with the authorities that vouch for the daemon's certificate; also PEERWATCH_CA_FILE [default: those \
+                of this host]",
+        value_name = "FILE"
+    )]
+    pub ca_file: Option<PathBuf>,
+
+    /// File with user name and password.
+    #[arg(
+        long,
+        help = "File with NAME:PASSWORD for a daemon that asks for it; also PEERWATCH_USER_FILE",
+        value_name = "FILE"
+    )]
+    pub user_file: Option<PathBuf>,
 
     /// How long to wait for the whole answer, seconds.
     #[arg(

@@ -47,6 +47,8 @@ pub const DEFAULT_LOG_BURST: u32 = 100;
 pub struct Config {
     /// Where metrics are served.
     pub listen: SocketAddr,
+    /// The file with TLS and users; `None` where everything is open.
+    pub web_config: Option<PathBuf>,
     /// Which interfaces are watched.
     pub interfaces: InterfaceFilter,
     /// What is counted.
@@ -91,7 +93,7 @@ impl Environment {
     }
 
     /// A variable; one that is empty counts as not set, as service managers and containers write it.
-    fn get(&self, variable: &str) -> Option<&OsString> {
+    pub(crate) fn get(&self, variable: &str) -> Option<&OsString> {
         self.0
             .get(std::ffi::OsStr::new(variable))
             .filter(|value| !value.is_empty())
@@ -245,6 +247,10 @@ impl Config {
             .or(file_value)
             .unwrap_or(DEFAULT_LISTEN);
 
+        let env_value = env.value("PEERWATCH_WEB_CONFIG", options::file)?;
+        let file_value = file.value("web_config", keys.web_config.as_ref(), options::file)?;
+        let web_config = flags.web_config.clone().or(env_value).or(file_value);
+
         let env_value = env.values("PEERWATCH_INTERFACE", wanted)?;
         let file_value = file.values("interface", keys.interface.as_ref(), wanted)?;
         let include = list(&flags.interface, env_value, file_value);
@@ -269,20 +275,7 @@ impl Config {
             .or(file_value)
             .unwrap_or(LogPackets::Dropped);
 
-        let env_value = env.value("PEERWATCH_LOG_PACKETS_RATE", log_rate_text)?;
-        let file_value = file.log_rate("log_packets_rate", keys.log_packets_rate.as_ref())?;
-        let log_rate = flags
-            .log_packets_rate
-            .or(env_value)
-            .or(file_value)
-            .unwrap_or(DEFAULT_LOG_RATE);
-        let env_value = env.value("PEERWATCH_LOG_PACKETS_BURST", log_rate_text)?;
-        let file_value = file.log_rate("log_packets_burst", keys.log_packets_burst.as_ref())?;
-        let log_burst = flags
-            .log_packets_burst
-            .or(env_value)
-            .or(file_value)
-            .unwrap_or(DEFAULT_LOG_BURST);
+        let (log_rate, log_burst) = log_rates(flags, env, file)?;
 
         let env_value = env.value("PEERWATCH_LOG_FORMAT", parse)?;
         let file_value = file.value("log_format", keys.log_format.as_ref(), parse)?;
@@ -322,6 +315,7 @@ impl Config {
 
         Ok(Self {
             listen,
+            web_config,
             interfaces: InterfaceFilter::new(include, exclude),
             traffics: file.traffics()?,
             max_attempts,
@@ -391,6 +385,7 @@ impl Config {
     pub fn changed_keys(&self, new: &Self) -> Vec<&'static str> {
         [
             ("listen", self.listen != new.listen),
+            ("web_config", self.web_config != new.web_config),
             (
                 "interface or exclude_interface",
                 self.interfaces != new.interfaces,
@@ -412,6 +407,25 @@ impl Config {
         .filter_map(|(key, changed)| changed.then_some(key))
         .collect()
     }
+}
+
+/// How many packets the event log takes in a second, and at once.
+fn log_rates(flags: &RunFlags, env: &Environment, file: &File) -> Result<(u32, u32), ConfigError> {
+    let env_value = env.value("PEERWATCH_LOG_PACKETS_RATE", log_rate_text)?;
+    let file_value = file.log_rate("log_packets_rate", file.keys.log_packets_rate.as_ref())?;
+    let log_rate = flags
+        .log_packets_rate
+        .or(env_value)
+        .or(file_value)
+        .unwrap_or(DEFAULT_LOG_RATE);
+    let env_value = env.value("PEERWATCH_LOG_PACKETS_BURST", log_rate_text)?;
+    let file_value = file.log_rate("log_packets_burst", file.keys.log_packets_burst.as_ref())?;
+    let log_burst = flags
+        .log_packets_burst
+        .or(env_value)
+        .or(file_value)
+        .unwrap_or(DEFAULT_LOG_BURST);
+    Ok((log_rate, log_burst))
 }
 
 /// The list of the highest layer that has one.

@@ -2,7 +2,7 @@
 //! packet log and serves metrics until it is told to stop.
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -66,6 +66,9 @@ pub enum RunError {
     /// The address for metrics cannot be had.
     #[error(transparent)]
     Http(#[from] http::HttpError),
+    /// The file of `--web-config`, or one that it names, is not good.
+    #[error(transparent)]
+    Web(#[from] http::WebError),
     /// The file of `--btf` is not what it should be.
     #[error(transparent)]
     Btf(#[from] BtfFileError),
@@ -150,6 +153,7 @@ enum Order {
 pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunError> {
     preflight::check()?;
     let _instance = Instance::claim()?;
+    let web = Arc::new(http::Web::open(config.web_config.as_deref())?);
     let listener = http::bind(config.listen)?;
     let address = listener
         .local_addr()
@@ -198,10 +202,9 @@ pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunErro
         &mut packet_log,
     );
 
-    let mut beside = Beside::begin(listener, site, diagnostics);
+    let mut beside = Beside::begin(listener, site, Arc::clone(&web), diagnostics);
     let mut manager = ServiceManager::from_environment();
-    info!("{}", http::describe(address));
-    manager.ready(&http::describe(address));
+    announce(address, &web, &mut manager);
 
     let mut tick = every(TICK);
     let mut watch = every(WATCH);
@@ -279,9 +282,14 @@ struct Beside {
 }
 
 impl Beside {
-    fn begin(listener: TcpListener, site: Arc<Site>, diagnostics: Option<Diagnostics>) -> Self {
+    fn begin(
+        listener: TcpListener,
+        site: Arc<Site>,
+        web: Arc<http::Web>,
+        diagnostics: Option<Diagnostics>,
+    ) -> Self {
         let (stop, stopped) = watch::channel(false);
-        let server = tokio::spawn(http::serve(listener, site, stopping(stopped.clone())));
+        let server = tokio::spawn(http::serve(listener, site, web, stopping(stopped.clone())));
         let diagnostics =
             diagnostics.map(|diagnostics| tokio::spawn(diagnostics.run(stopping(stopped))));
         Self {
@@ -304,6 +312,17 @@ impl Beside {
             warn!("the diagnostics of the kernel programs ended: {error}");
         }
     }
+}
+
+/// Says where the metrics are and who can reach them.
+fn announce(address: SocketAddr, web: &http::Web, manager: &mut ServiceManager) {
+    let protection = web.protection();
+    let line = http::describe(address, protection);
+    info!("{line}");
+    if let Some(warning) = http::exposure(address, protection) {
+        warn!("{warning}");
+    }
+    manager.ready(&line);
 }
 
 /// What there is at first.
@@ -394,14 +413,14 @@ impl http::Site for Site {
         self.exporter.render()
     }
 
-    fn status(&self) -> Result<String, String> {
-        status::document(
-            &self.source,
-            &self.states,
-            self.file.as_deref(),
-            self.started,
-        )
-        .to_json()
+    fn status(&self, peers: bool) -> Result<String, String> {
+        let file = self.file.as_deref();
+        let document = status::document(&self.source, &self.states, file, self.started);
+        if peers {
+            document.to_json()
+        } else {
+            document.without_peers().to_json()
+        }
     }
 
     fn ready(&self) -> Result<(), String> {

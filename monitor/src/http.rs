@@ -8,16 +8,23 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+mod access;
+mod activity;
 mod answer;
+mod connections;
+mod group;
+mod page;
 mod server;
 #[cfg(test)]
 mod tests;
+mod web;
 
 pub(crate) use server::replay;
 pub use server::serve;
+pub use web::{Protection, Web, WebError};
 
 /// How many connections may wait to be accepted; the kernel caps it at `net.core.somaxconn`.
-const BACKLOG: i32 = 128;
+const BACKLOG: i32 = 4096;
 
 /// What the server shows.
 pub trait Site: Send + Sync {
@@ -29,13 +36,13 @@ pub trait Site: Send + Sync {
     /// The reason why there are none, as a sentence for the client; it is answered with status 500.
     fn metrics(&self) -> Result<String, String>;
 
-    /// The document of [`crate::status`], as JSON. May block: it is called on a blocking thread, never
-    /// twice at a time, and also while metrics are collected.
+    /// The document of [`crate::status`], as JSON, with addresses of peers or without. May block: it is
+    /// called on a blocking thread, never twice at a time, and also while metrics are collected.
     ///
     /// # Errors
     ///
     /// The reason why there is none, as a sentence for the client; it is answered with status 500.
-    fn status(&self) -> Result<String, String>;
+    fn status(&self, peers: bool) -> Result<String, String>;
 
     /// Whether the hooks that are wanted are attached. Must not block.
     ///
@@ -133,14 +140,47 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Where the metrics are and who can reach them, for the first line that the daemon prints.
 #[must_use]
-pub fn describe(address: SocketAddr) -> String {
-    let who = if address.ip().to_canonical().is_loopback() {
-        format!(
-            "this host only; --listen [::]:{} for others",
+pub fn describe(address: SocketAddr, protection: Protection) -> String {
+    let mut who = Vec::new();
+    if is_loopback(address) {
+        who.push("this host only");
+    }
+    match (protection.certificates, protection.users) {
+        (true, true) => who.push("with a certificate and a password"),
+        (true, false) => who.push("with a certificate"),
+        (false, true) => who.push("with a password"),
+        (false, false) if who.is_empty() => who.push("anyone who can reach this host"),
+        (false, false) => {}
+    }
+    let mut who = who.join(" ");
+    if is_loopback(address) {
+        who.extend([format!("; --listen [::]:{} for others", address.port())]);
+    }
+    let scheme = if protection.tls { "https" } else { "http" };
+    format!("metrics on {scheme}://{address}{} ({who})", answer::METRICS)
+}
+
+/// What an operator should know about who can read the metrics, where that may not be what they want.
+#[must_use]
+pub fn exposure(address: SocketAddr, protection: Protection) -> Option<String> {
+    if is_loopback(address) {
+        return None;
+    }
+    if !protection.users && !protection.certificates {
+        return Some(format!(
+            "everybody who can reach {address} can read the metrics: no password is asked for; give \
+             users in a file with --web-config, or listen on 127.0.0.1:{}",
             address.port()
+        ));
+    }
+    (!protection.tls).then(|| {
+        format!(
+            "passwords for {address} go over the network in clear; add tls_server_config to the file \
+             of --web-config"
         )
-    } else {
-        "anyone who can reach this host".to_owned()
-    };
-    format!("metrics on http://{address}{} ({who})", answer::METRICS)
+    })
+}
+
+fn is_loopback(address: SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
 }

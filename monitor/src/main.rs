@@ -57,8 +57,8 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             }
         }
         Command::Status(flags) => {
-            let url = std::env::var_os(status::URL_VARIABLE);
-            return Ok(show(&status::status(&flags, url.as_deref())));
+            let environment = Environment::from_process();
+            return Ok(show(&status::status(&flags, &environment)));
         }
     }
     Ok(ExitCode::SUCCESS)

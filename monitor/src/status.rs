@@ -58,12 +58,19 @@ pub struct Document {
     pub configuration: Configuration,
     /// What is seen here and what is not.
     pub coverage: Coverage,
+    /// Whether addresses of peers are in it for whoever asked. Older daemons show them to everybody.
+    #[serde(default = "shown")]
+    pub peers_shown: bool,
     /// The last change of the firewall's ruleset; `None` where none is known.
     pub ruleset_change: Option<RulesetChange>,
     /// The connection table; `None` where this host has none.
     pub conntrack: Option<Conntrack>,
     /// One for each traffic and direction that a state is kept for.
     pub states: Vec<TrafficState>,
+}
+
+const fn shown() -> bool {
+    true
 }
 
 /// The daemon that made the document.
@@ -316,6 +323,7 @@ impl Document {
     /// The same without addresses, for those who may not see them.
     #[must_use]
     pub fn without_peers(mut self) -> Self {
+        self.peers_shown = false;
         for state in &mut self.states {
             state.top_failing = None;
         }

@@ -38,3 +38,4 @@ pub mod states;
 pub mod tun;
 pub mod undo;
 pub mod wait;
+pub mod web;

@@ -79,7 +79,7 @@ impl Found {
                 self.cc,
                 Missing {
                     what: "a C compiler (cc)",
-                    why: "rustc links with it",
+                    why: "rustc links with it, and a part of the TLS library is C",
                     how: "Debian, Ubuntu: apt-get install gcc libc6-dev; Fedora: dnf install gcc",
                 },
             ),

@@ -20,6 +20,7 @@ fn the_definition_is_consistent() {
 fn run_takes_its_flags() {
     let flags = run(&[
         "--web.listen-address=:9680",
+        "--web.config.file=/w",
         "--interface=eth*",
         "--interface",
         "wan",
@@ -65,6 +66,9 @@ fn run_takes_its_flags() {
         Some(false)
     );
     assert_eq!(flags.config, Some(PathBuf::from("/x")));
+    assert_eq!(flags.web_config, Some(PathBuf::from("/w")));
+    let flags = run(&["--web-config=/v"]).unwrap();
+    assert_eq!(flags.web_config, Some(PathBuf::from("/v")));
 }
 
 #[test]
@@ -115,14 +119,19 @@ fn status_takes_its_flags() {
         (flags.url, flags.traffic, flags.direction),
         (None, None, None)
     );
+    assert_eq!((flags.ca_file, flags.user_file), (None, None));
     let flags = status(&[
         "--json",
         "--traffic=https",
         "--direction=forwarded",
         "--url=http://a",
+        "--ca-file=/ca",
+        "--user-file=/user",
         "--timeout=9",
     ])
     .unwrap();
+    assert_eq!(flags.ca_file, Some(PathBuf::from("/ca")));
+    assert_eq!(flags.user_file, Some(PathBuf::from("/user")));
     assert_eq!((flags.json, flags.timeout), (true, 9));
     assert_eq!(flags.direction, Some(Direction::Forwarded));
     for (flag, reason) in [

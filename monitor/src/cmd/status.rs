@@ -7,17 +7,20 @@ mod render;
 #[cfg(test)]
 mod tests;
 mod text;
+mod trust;
 mod verdict;
 
-use std::ffi::OsStr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use monitor_common::Direction;
 
 use crate::cli::{self, StatusFlags};
+use crate::config::Environment;
 use crate::status::Document;
 use fetch::FetchError;
 use text::clean;
+use trust::{Trust, TrustError};
 use verdict::Selection;
 
 /// Where the daemon is asked when nothing else is said.
@@ -25,6 +28,12 @@ pub const DEFAULT_URL: &str = "http://127.0.0.1:9680";
 
 /// The variable of the environment that says something else.
 pub const URL_VARIABLE: &str = "PEERWATCH_URL";
+
+/// That for the file with authorities.
+const CA_FILE_VARIABLE: &str = "PEERWATCH_CA_FILE";
+
+/// That for the file with user name and password.
+const USER_FILE_VARIABLE: &str = "PEERWATCH_USER_FILE";
 
 /// Exit code where the state is not known: the daemon can't be asked, or the call is wrong.
 pub const UNKNOWN: u8 = 3;
@@ -55,6 +64,8 @@ impl Report {
 enum StatusError {
     #[error(transparent)]
     Fetch(#[from] FetchError),
+    #[error(transparent)]
+    Trust(#[from] TrustError),
     #[error("{URL_VARIABLE} in the environment is no UTF-8; write it like {DEFAULT_URL}")]
     Environment,
     #[error("no traffic is named {name:?} (there are: {there}); name one of these with --traffic")]
@@ -70,10 +81,9 @@ enum StatusError {
     },
 }
 
-/// Asks the daemon and says how it is. `environment` is the value of [`URL_VARIABLE`]; an empty one
-/// counts as not set. What goes wrong is in the report too, with exit code 3.
+/// Asks the daemon and says how it is. A flag beats the environment. What goes wrong is in the report too, with exit code 3.
 #[must_use]
-pub fn status(flags: &StatusFlags, environment: Option<&OsStr>) -> Report {
+pub fn status(flags: &StatusFlags, environment: &Environment) -> Report {
     ask(flags, environment).unwrap_or_else(|error| {
         if flags.json {
             // Standard output is for JSON only.
@@ -88,14 +98,23 @@ pub fn status(flags: &StatusFlags, environment: Option<&OsStr>) -> Report {
     })
 }
 
-fn ask(flags: &StatusFlags, environment: Option<&OsStr>) -> Result<Report, StatusError> {
-    let url = match (&flags.url, environment.filter(|value| !value.is_empty())) {
+fn ask(flags: &StatusFlags, environment: &Environment) -> Result<Report, StatusError> {
+    let url = match (&flags.url, environment.get(URL_VARIABLE)) {
         (Some(url), _) => url.as_str(),
         (None, Some(value)) => value.to_str().ok_or(StatusError::Environment)?,
         (None, None) => DEFAULT_URL,
     };
     let url = fetch::Url::parse(url)?;
-    let body = fetch::get(&url, Duration::from_secs(flags.timeout))?;
+    let file = |flag: &Option<PathBuf>, variable| {
+        flag.clone()
+            .or_else(|| environment.get(variable).map(PathBuf::from))
+    };
+    let trust = Trust::read(
+        url.tls,
+        file(&flags.ca_file, CA_FILE_VARIABLE).as_deref(),
+        file(&flags.user_file, USER_FILE_VARIABLE).as_deref(),
+    )?;
+    let body = fetch::get(&url, &trust, Duration::from_secs(flags.timeout))?;
     report(flags, &url, &body)
 }
 

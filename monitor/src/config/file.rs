@@ -16,6 +16,7 @@ use super::traffics::TrafficKeys;
 #[serde(deny_unknown_fields)]
 pub(super) struct Keys {
     pub(super) listen: Option<Spanned<String>>,
+    pub(super) web_config: Option<Spanned<String>>,
     pub(super) interface: Option<Vec<Spanned<String>>>,
     pub(super) exclude_interface: Option<Vec<Spanned<String>>>,
     pub(super) max_attempts: Option<Spanned<i64>>,

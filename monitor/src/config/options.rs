@@ -277,10 +277,7 @@ pub fn folder(text: &str) -> Result<PathBuf, String> {
 /// Where it is empty.
 pub(super) fn file(text: &str) -> Result<PathBuf, String> {
     if text.is_empty() {
-        return Err(
-            "it names no file; write one like \"/sys/kernel/btf/vmlinux\", or leave the key out"
-                .to_owned(),
-        );
+        return Err("it names no file; write its path, or leave the key out".to_owned());
     }
     Ok(PathBuf::from(text))
 }

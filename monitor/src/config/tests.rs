@@ -87,13 +87,14 @@ fn nothing_given_means_defaults() {
     );
     assert_eq!((config.bpf_log, config.verifier_log), (BpfLog::Off, false));
     assert_eq!((config.btf, config.without), (None, Vec::new()));
+    assert_eq!(config.web_config, None);
     assert_eq!(config.config_path, None);
 }
 
 #[test]
 fn a_flag_beats_the_environment_beats_the_file() {
     let fixture = Fixture::new(
-        "listen = \"10.0.0.1:1\"\ninterface = [\"file*\"]\nexclude_interface = [\"x\"]\n\
+        "listen = \"10.0.0.1:1\"\nweb_config = \"/file.yml\"\ninterface = [\"file*\"]\nexclude_interface = [\"x\"]\n\
          log_packets = \"none\"\nlog_packets_rate = 1\nlog_packets_burst = 2\n\
          log_format = \"json\"\nlog_level = \"error\"\nbpf_log = \"trace\"\nverifier_log = true\n\
          btf = \"/file\"\nmax_attempts = 1024\n",
@@ -112,12 +113,14 @@ fn a_flag_beats_the_environment_beats_the_file() {
         (from_file.bpf_log, from_file.verifier_log),
         (BpfLog::Trace, true)
     );
+    assert_eq!(from_file.web_config, Some(PathBuf::from("/file.yml")));
     assert_eq!(from_file.btf, Some(PathBuf::from("/file")));
     assert_eq!(from_file.config_path, Some(fixture.file()));
 
     let mut sources = fixture.sources();
     sources.environment = [
         ("PEERWATCH_LISTEN", ":2"),
+        ("PEERWATCH_WEB_CONFIG", "/environment.yml"),
         ("PEERWATCH_INTERFACE", "env{0,1}, wan"),
         ("PEERWATCH_EXCLUDE_INTERFACE", "env1"),
         ("PEERWATCH_MAX_ATTEMPTS", "1025"),
@@ -146,12 +149,15 @@ fn a_flag_beats_the_environment_beats_the_file() {
     );
     assert_eq!((config.bpf_log, config.verifier_log), (BpfLog::Off, false));
     assert_eq!(config.max_attempts, 1025);
+    let file = PathBuf::from("/environment.yml");
+    assert_eq!(config.web_config, Some(file));
     assert_eq!(config.btf, Some(PathBuf::from("/environment")));
     assert_eq!(config.without, [Feature::Tcx, Feature::TpBtf]);
 
     sources.flags = RunFlags {
         config: None,
         listen: Some("[::1]:3".parse().unwrap()),
+        web_config: Some(PathBuf::from("/flag.yml")),
         interface: vec!["flag".parse().unwrap()],
         exclude_interface: vec!["other".parse().unwrap()],
         max_attempts: Some(1026),
@@ -169,6 +175,7 @@ fn a_flag_beats_the_environment_beats_the_file() {
     };
     let config = Config::new(sources).unwrap();
     assert_eq!(config.listen.to_string(), "[::1]:3");
+    assert_eq!(config.web_config, Some(PathBuf::from("/flag.yml")));
     assert_eq!(
         config.interfaces.plain_names().collect::<Vec<_>>(),
         ["flag"]
@@ -397,7 +404,18 @@ fn check_config_looks_at_the_file_alone() {
             .to_string()
             .starts_with(&format!("{path}:1:1: unknown key `x`"))
     );
-    assert!(!error.is_usage(), "a bad file is a failure, not a bad call");
+    let code = crate::cli::exit_code(&error);
+    let failure = std::process::ExitCode::from(crate::cli::FAILURE);
+    assert_eq!(code, failure, "a bad file is no bad call");
+    let web = fixture.folder.path().join("web.yml");
+    fs::write(&web, "basic_auth_user: {}\n").unwrap();
+    let web = web.display();
+    fixture.write(&format!("web_config = \"{web}\"\n"));
+    let error = check(Environment::default()).unwrap_err().to_string();
+    assert!(
+        error.starts_with(&format!("{web}:1: unknown key `basic_auth_user`")),
+        "{error}"
+    );
     fs::remove_file(fixture.file()).unwrap();
     assert_eq!(
         check(Environment::default()).unwrap_err().to_string(),

@@ -68,6 +68,7 @@ pub(super) fn document(
             traffics: traffics.iter().map(configuration).collect(),
         },
         coverage: coverage(source, hooks),
+        peers_shown: true,
         ruleset_change: firewall.changes.latest().map(|change| RulesetChange {
             time: seconds(change.at),
             kind: change.kind.as_str().to_owned(),

@@ -1,22 +1,20 @@
 //! From a request to its answer.
 
-use std::io::{self, Write as _};
 use std::sync::Arc;
 use std::time::Duration;
 
-use flate2::Compression;
-use flate2::write::GzEncoder;
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{
     ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE,
-    HeaderMap, HeaderValue, VARY, X_CONTENT_TYPE_OPTIONS,
+    HeaderMap, HeaderValue, RETRY_AFTER, VARY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::{Method, Request, Response, StatusCode};
-use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout_at};
 
 use super::Site;
+use super::access::{Access, Caller, access};
+use super::page::{Missing, Page, Variant};
+use super::web::Web;
 use crate::status::PATH as STATUS;
 
 /// Path of the metrics.
@@ -37,60 +35,50 @@ const PATH_SHOWN: usize = 200;
 /// An answer, ready to be written.
 pub(super) type Answer = Response<Full<Bytes>>;
 
-/// What takes work, and a thread that may block.
-#[derive(Clone, Copy)]
-enum Page {
-    Metrics,
-    Status,
-}
-
-impl Page {
-    /// What its texts call it.
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Metrics => "metrics",
-            Self::Status => "status",
-        }
-    }
-
-    const fn kind(self) -> HeaderValue {
-        match self {
-            Self::Metrics => EXPOSITION,
-            Self::Status => JSON,
-        }
-    }
-
-    fn make(self, site: &dyn Site) -> Result<String, String> {
-        match self {
-            Self::Metrics => site.metrics(),
-            Self::Status => site.status(),
-        }
-    }
-}
-
 /// Answers requests for one [`Site`].
 pub(super) struct Answers {
     site: Arc<dyn Site>,
-    /// One permit: scrapes run one after the other.
-    scrape: Arc<Semaphore>,
-    /// One permit, so that neither of the two pages waits for the other.
-    status: Arc<Semaphore>,
-    /// How long a request for these may take, the wait for others before it included.
+    web: Arc<Web>,
+    metrics: Page,
+    status: Page,
+    /// How long a request for these may take, the wait for others before it included; and as long for a
+    /// password to be checked.
     patience: Duration,
 }
 
 impl Answers {
-    pub(super) fn new(site: Arc<dyn Site>, patience: Duration) -> Self {
+    pub(super) fn new(site: Arc<dyn Site>, web: Arc<Web>, patience: Duration) -> Self {
         Self {
             site,
-            scrape: Arc::new(Semaphore::new(1)),
-            status: Arc::new(Semaphore::new(1)),
+            web,
+            metrics: Page::new("metrics"),
+            status: Page::new("status"),
             patience,
         }
     }
 
-    /// The answer to a request. Its body, if it has one, is never read.
-    pub(super) async fn answer<B>(&self, request: &Request<B>) -> Answer {
+    pub(super) fn web(&self) -> &Web {
+        &self.web
+    }
+
+    /// The answer to a request, and whether it is one for somebody who may ask. Its body, if it has one, is
+    /// never read.
+    pub(super) async fn answer<B>(&self, request: &Request<B>, caller: Caller) -> (Answer, bool) {
+        let settings = self.web.current();
+        let (users, gate) = (&settings.users, &self.web.gate);
+        let access = access(request, caller, users, gate, self.patience).await;
+        let (mut answer, known) = match access {
+            Access::Allowed { peers } => (self.allowed(request, peers).await, true),
+            Access::Refused => (refused(), false),
+            Access::Busy => (busy(), false),
+        };
+        for (name, value) in &settings.headers {
+            answer.headers_mut().insert(name, value.clone());
+        }
+        (answer, known)
+    }
+
+    async fn allowed<B>(&self, request: &Request<B>, peers: bool) -> Answer {
         let path = request.uri().path();
         if ![METRICS, STATUS, HEALTH, READY].contains(&path) {
             let shown: String = path.chars().take(PATH_SHOWN).collect();
@@ -109,8 +97,22 @@ impl Answers {
         }
         let gzip = accepts_gzip(request.headers());
         match path {
-            METRICS => self.page(Page::Metrics, &self.scrape, gzip).await,
-            STATUS => self.page(Page::Status, &self.status, gzip).await,
+            METRICS => {
+                let site = Arc::clone(&self.site);
+                let make = move || site.metrics();
+                let answer = self
+                    .metrics
+                    .get(Variant { gzip, peers: true }, self.patience, make);
+                page(answer.await, &self.metrics, EXPOSITION, gzip)
+            }
+            STATUS => {
+                let site = Arc::clone(&self.site);
+                let make = move || site.status(peers);
+                let answer = self
+                    .status
+                    .get(Variant { gzip, peers }, self.patience, make);
+                page(answer.await, &self.status, JSON, gzip)
+            }
             READY => match self.site.ready() {
                 Ok(()) => plain(StatusCode::OK, "ready\n".to_owned()),
                 Err(reason) => plain(StatusCode::SERVICE_UNAVAILABLE, reason + "\n"),
@@ -118,59 +120,52 @@ impl Answers {
             _ => plain(StatusCode::OK, "ok\n".to_owned()),
         }
     }
+}
 
-    async fn page(&self, page: Page, turn: &Arc<Semaphore>, gzip: bool) -> Answer {
-        let deadline = Instant::now() + self.patience;
-        let name = page.name();
-        let too_slow = || {
-            let text = format!("no {name} within {:?}; try again later\n", self.patience);
-            plain(StatusCode::SERVICE_UNAVAILABLE, text)
-        };
-        let Ok(Ok(permit)) = timeout_at(deadline, Arc::clone(turn).acquire_owned()).await else {
-            return too_slow();
-        };
-        let site = Arc::clone(&self.site);
-        // The permit goes along: a client that hangs up leaves the work running, and the next one
-        // must wait for it all the same.
-        let work = tokio::task::spawn_blocking(move || {
-            let text = page.make(site.as_ref())?;
-            let body = if gzip {
-                compress(&text)
-                    .map_err(|error| format!("the {name} could not be compressed: {error}"))?
-            } else {
-                text.into_bytes()
-            };
-            drop(permit);
-            Ok::<_, String>(body)
-        });
-        let body = match timeout_at(deadline, work).await {
-            Ok(Ok(Ok(body))) => body,
-            Ok(Ok(Err(reason))) => return plain(StatusCode::INTERNAL_SERVER_ERROR, reason + "\n"),
-            Ok(Err(panic)) => {
-                tracing::error!("the {name} could not be collected: {panic}");
-                let text =
-                    format!("the {name} could not be collected; the log of the daemon has more\n");
-                return plain(StatusCode::INTERNAL_SERVER_ERROR, text);
-            }
-            Err(_) => return too_slow(),
-        };
-        let mut answer = response(StatusCode::OK, page.kind(), body);
-        let headers = answer.headers_mut();
-        headers.insert(VARY, HeaderValue::from_static("Accept-Encoding"));
-        if gzip {
-            headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+/// The answer with a page, or with why there is none.
+fn page(made: Result<Bytes, Missing>, page: &Page, kind: HeaderValue, gzip: bool) -> Answer {
+    let body = match made {
+        Ok(body) => body,
+        Err(Missing::Reason(reason)) => {
+            return plain(StatusCode::INTERNAL_SERVER_ERROR, reason + "\n");
         }
-        answer
+        Err(Missing::TooSlow(patience)) => {
+            let text = format!("no {} within {patience:?}; try again later\n", page.name());
+            return plain(StatusCode::SERVICE_UNAVAILABLE, text);
+        }
+    };
+    let mut answer = response(StatusCode::OK, kind, body);
+    let headers = answer.headers_mut();
+    headers.insert(VARY, HeaderValue::from_static("Accept-Encoding"));
+    if gzip {
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     }
+    answer
+}
+
+fn refused() -> Answer {
+    let text = "a user name and its password are needed\n".to_owned();
+    let mut answer = plain(StatusCode::UNAUTHORIZED, text);
+    let challenge = HeaderValue::from_static("Basic realm=\"peerwatch\", charset=\"UTF-8\"");
+    answer.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+    answer
+}
+
+fn busy() -> Answer {
+    let text = "too many passwords are being checked; try again later\n".to_owned();
+    let mut answer = plain(StatusCode::SERVICE_UNAVAILABLE, text);
+    let seconds = HeaderValue::from_static("1");
+    answer.headers_mut().insert(RETRY_AFTER, seconds);
+    answer
 }
 
 fn plain(status: StatusCode, text: String) -> Answer {
-    response(status, PLAIN, text.into_bytes())
+    response(status, PLAIN, Bytes::from(text))
 }
 
-fn response(status: StatusCode, kind: HeaderValue, body: Vec<u8>) -> Answer {
+fn response(status: StatusCode, kind: HeaderValue, body: Bytes) -> Answer {
     let length = HeaderValue::from(body.len());
-    let mut answer = Response::new(Full::new(Bytes::from(body)));
+    let mut answer = Response::new(Full::new(body));
     *answer.status_mut() = status;
     let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, kind);
@@ -179,13 +174,6 @@ fn response(status: StatusCode, kind: HeaderValue, body: Vec<u8>) -> Answer {
     // The 404 gives the path back: no browser shall take it for a page.
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     answer
-}
-
-fn compress(text: &str) -> io::Result<Vec<u8>> {
-    // Level 1: the text repeats itself so much that more effort saves little.
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-    encoder.write_all(text.as_bytes())?;
-    encoder.finish()
 }
 
 /// Whether the client takes gzip (RFC 9110 section 12.5.3). The most specific mention counts: `gzip` (or

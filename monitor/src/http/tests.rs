@@ -2,6 +2,7 @@
 
 mod limits;
 mod pages;
+mod protected;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -14,8 +15,9 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::server::{Limits, serve_within};
-use super::{HttpError, Site, bind, describe};
+use super::activity::Limits;
+use super::server::serve_within;
+use super::{HttpError, Protection, Site, Web, bind, describe, exposure};
 
 /// Longer than anything here takes, short enough to notice a hang.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -30,6 +32,8 @@ struct Fake {
     running: AtomicU32,
     most_running: AtomicU32,
     scrapes: AtomicU32,
+    /// Whether the last status had peers.
+    peers: Mutex<Option<bool>>,
 }
 
 impl Site for Fake {
@@ -44,7 +48,8 @@ impl Site for Fake {
         metrics
     }
 
-    fn status(&self) -> Result<String, String> {
+    fn status(&self, peers: bool) -> Result<String, String> {
+        *self.peers.lock().unwrap() = Some(peers);
         self.status.lock().unwrap().clone()
     }
 
@@ -79,6 +84,10 @@ struct Server {
 }
 
 fn start(limits: Limits) -> Server {
+    start_with(limits, Web::open(None).unwrap())
+}
+
+fn start_with(limits: Limits, web: Web) -> Server {
     let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = listener.local_addr().unwrap();
     let site = Arc::new(Fake {
@@ -89,11 +98,18 @@ fn start(limits: Limits) -> Server {
         running: AtomicU32::new(0),
         most_running: AtomicU32::new(0),
         scrapes: AtomicU32::new(0),
+        peers: Mutex::new(None),
     });
     let (stop, stopped) = oneshot::channel();
     let shutdown = async { stopped.await.unwrap() };
     let shown = Arc::clone(&site) as Arc<dyn Site>;
-    let task = tokio::spawn(serve_within(limits, listener, shown, shutdown));
+    let task = tokio::spawn(serve_within(
+        limits,
+        listener,
+        shown,
+        Arc::new(web),
+        shutdown,
+    ));
     Server {
         address,
         site,
@@ -187,25 +203,65 @@ fn the_ipv6_wildcard_takes_ipv4() {
 
 #[test]
 fn the_first_line_says_who_can_reach_it() {
-    let cases = [
+    let open = Protection::default();
+    let tls = Protection { tls: true, ..open };
+    let users = Protection { users: true, ..tls };
+    let certificates = Protection {
+        certificates: true,
+        ..tls
+    };
+    for (address, protection, wanted) in [
         (
             "127.0.0.1:9680",
-            "metrics on http://127.0.0.1:9680/metrics (this host only; --listen [::]:9680 for others)",
+            open,
+            "http://127.0.0.1:9680/metrics (this host only; --listen [::]:9680 for others)",
         ),
         (
             "[::1]:80",
-            "metrics on http://[::1]:80/metrics (this host only; --listen [::]:80 for others)",
+            users,
+            "https://[::1]:80/metrics (this host only with a password; --listen [::]:80 for others)",
         ),
         (
             "[::]:9680",
-            "metrics on http://[::]:9680/metrics (anyone who can reach this host)",
+            open,
+            "http://[::]:9680/metrics (anyone who can reach this host)",
         ),
         (
             "10.0.0.1:9680",
-            "metrics on http://10.0.0.1:9680/metrics (anyone who can reach this host)",
+            tls,
+            "https://10.0.0.1:9680/metrics (anyone who can reach this host)",
         ),
-    ];
-    for (address, wanted) in cases {
-        assert_eq!(describe(address.parse().unwrap()), wanted);
+        (
+            "10.0.0.1:9680",
+            users,
+            "https://10.0.0.1:9680/metrics (with a password)",
+        ),
+        (
+            "10.0.0.1:9680",
+            certificates,
+            "https://10.0.0.1:9680/metrics (with a certificate)",
+        ),
+    ] {
+        let line = describe(address.parse().unwrap(), protection);
+        assert_eq!(line, format!("metrics on {wanted}"));
     }
+}
+
+#[test]
+fn an_open_door_is_warned_of() {
+    let of = |address: &str, tls, users| {
+        let protection = Protection {
+            tls,
+            users,
+            certificates: false,
+        };
+        exposure(address.parse().unwrap(), protection)
+    };
+    assert_eq!(of("127.0.0.1:1", false, false), None);
+    assert_eq!(of("[::1]:1", false, true), None);
+    assert_eq!(of("[::]:1", true, true), None);
+    let open = of("[::]:1", true, false).unwrap();
+    assert!(open.starts_with("everybody who can reach [::]:1 can read the metrics"));
+    let clear = of("10.0.0.1:1", false, true).unwrap();
+    assert!(clear.starts_with("passwords for 10.0.0.1:1 go over the network in clear"));
 }

@@ -112,6 +112,7 @@ pub(crate) fn example() -> Document {
                 },
             }],
         },
+        peers_shown: true,
         coverage: Coverage::new(
             vec![
                 Hook {

@@ -14,7 +14,7 @@ impl Site for Fixed {
         Ok("peerwatch_up 1\n".to_owned())
     }
 
-    fn status(&self) -> Result<String, String> {
+    fn status(&self, _: bool) -> Result<String, String> {
         Err("no status here".to_owned())
     }
 

@@ -42,6 +42,8 @@ fn assert_fit(report: &Report, is_json: bool) {
 
 fn flags(json: bool) -> StatusFlags {
     StatusFlags {
+        ca_file: None,
+        user_file: None,
         json,
         traffic: None,
         direction: None,

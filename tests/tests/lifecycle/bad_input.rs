@@ -171,6 +171,45 @@ fn a_file_with_a_fault() -> Result<()> {
 }
 
 #[test]
+fn a_web_configuration_with_a_fault() -> Result<()> {
+    let site = Site::create()?;
+    for (text, sentence) in [
+        (
+            "tls_server_config:\n  cert_file: a.crt\n  key_fle: a.key\n",
+            ":3: tls_server_config: unknown key `key_fle`, expected one of `cert_file`,",
+        ),
+        (
+            "tls_server_config:\n  cert_file: a.crt\n  key_file: a.key\n",
+            ":2: tls_server_config.cert_file: can't read ",
+        ),
+        (
+            "basic_auth_users:\n  prom: secret\n",
+            ":2: basic_auth_users.prom: this is no bcrypt hash",
+        ),
+    ] {
+        let web = site.file("web.yml", text)?.display().to_string();
+        let sentence = format!("peerwatch: {web}{sentence}");
+        let flags = ["run", "--config", "/dev/null", "--web-config", &web];
+        fails(&site, command(&site.host, &flags)?, &sentence)?;
+        let file = site.file("peerwatch.toml", &format!("web_config = \"{web}\"\n"))?;
+        let file = file.to_string_lossy();
+        for flags in [
+            ["run", "--config", &file],
+            ["check-config", "--config", &file],
+        ] {
+            fails(&site, command(&site.host, &flags)?, &sentence)?;
+        }
+        let mut start = command(&site.host, &["run", "--config", "/dev/null"])?;
+        start.env("PEERWATCH_WEB_CONFIG", &web);
+        fails(&site, start, &sentence)?;
+    }
+    let none = site.temp.path().join("none.yml").display().to_string();
+    let flags = ["run", "--config", "/dev/null", "--web.config.file", &none];
+    let sentence = format!("can't read {none}: No such file or directory");
+    fails(&site, command(&site.host, &flags)?, &sentence)
+}
+
+#[test]
 fn a_file_that_is_not_there() -> Result<()> {
     let site = Site::create()?;
     let path = site.temp.path().join("none.toml");

@@ -12,7 +12,8 @@ use crate::{build::root, cmd, cross};
 ///
 /// When a lint finds something, or it does not build.
 pub(super) fn check() -> Result<Checked> {
-    if let Err(error) = cross::standard_library() {
+    // A part of the TLS library is C, so it takes a C compiler as well.
+    if let Err(error) = cross::set_up() {
         return Ok(Checked::No(format!("{error:#}")));
     }
     cmd::run(

@@ -1,22 +1,26 @@
-//! The client: one GET over plain HTTP, with a limit for its time and for its answer.
+//! The client: one GET, with a limit for its time and for its answer.
 
 use std::error::Error;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
-use hyper::header::{ACCEPT, HOST, USER_AGENT};
+use hyper::header::{ACCEPT, AUTHORIZATION, HOST, HeaderValue, USER_AGENT};
 use hyper::{Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 
 use super::DEFAULT_URL;
+use super::trust::Trust;
 use crate::status::{PATH, ParseError};
 
 /// The most that is read of an answer, bytes.
@@ -31,12 +35,8 @@ pub(super) enum FetchError {
     #[error("{0:?} is no URL of a daemon; write it like {DEFAULT_URL}")]
     Url(String),
     #[error(
-        "{0}: https is not supported yet; give the daemon's plain address, like {DEFAULT_URL}, with --url"
-    )]
-    Https(String),
-    #[error(
-        "{0}: a user name, a password or a query is not supported; give the daemon's plain address, \
-         like {DEFAULT_URL}, with --url"
+        "{0}: a user name, a password or a query is not supported here; give the daemon's plain address, \
+         like {DEFAULT_URL}, with --url, and NAME:PASSWORD in a file with --user-file"
     )]
     Extra(String),
     #[error(
@@ -50,6 +50,24 @@ pub(super) enum FetchError {
     Refused(String),
     #[error("{url} can't be reached ({reason}); check --url and the firewalls on the way")]
     Connect { url: String, reason: io::Error },
+    #[error(
+        "{url}: no TLS connection ({reason}); give the certificate of the daemon's authority with \
+         --ca-file, and with --url the name that is in the daemon's certificate"
+    )]
+    Tls { url: String, reason: io::Error },
+    #[error(
+        "{0}: the password would go over the network in clear; ask by https, or on the host itself"
+    )]
+    Clear(String),
+    #[error(
+        "{0} answers 401: it wants a user name and its password; give a file with NAME:PASSWORD with \
+         --user-file"
+    )]
+    Unauthorized(String),
+    #[error(
+        "{0} answers 401: the user name or the password is wrong; check the file of --user-file"
+    )]
+    WrongUser(String),
     #[error(
         "{url} gave no whole answer within {seconds} s; look at the daemon's log, or give it longer \
          with --timeout"
@@ -77,6 +95,8 @@ pub(super) enum FetchError {
 /// Where the document is.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Url {
+    /// https.
+    pub(super) tls: bool,
     /// Without the brackets of an IPv6 address.
     host: String,
     port: u16,
@@ -87,25 +107,27 @@ pub(super) struct Url {
 
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}{}", self.authority, self.path)
+        let scheme = if self.tls { "https" } else { "http" };
+        write!(f, "{scheme}://{}{}", self.authority, self.path)
     }
 }
 
 impl Url {
-    /// Takes the address of a daemon, `http://HOST[:PORT][/PREFIX]`, or that of the document itself.
+    /// Takes the address of a daemon, `http[s]://HOST[:PORT][/PREFIX]`, or that of the document itself.
     pub(super) fn parse(text: &str) -> Result<Self, FetchError> {
         let bad = || FetchError::Url(text.to_owned());
         let uri: Uri = text.parse().map_err(|_| bad())?;
-        match uri.scheme_str() {
-            Some("http") => {}
-            Some("https") => return Err(FetchError::Https(text.to_owned())),
+        let tls = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
             _ => return Err(bad()),
-        }
+        };
         let authority = uri.authority().ok_or_else(bad)?;
         // Credentials would be shown in sentences, and never sent.
         if authority.as_str().contains('@') {
             let (_, host) = authority.as_str().rsplit_once('@').ok_or_else(bad)?;
-            return Err(FetchError::Extra(format!("http://{host}")));
+            let scheme = if tls { "https" } else { "http" };
+            return Err(FetchError::Extra(format!("{scheme}://{host}")));
         }
         if uri.query().is_some() {
             return Err(FetchError::Extra(text.to_owned()));
@@ -114,6 +136,7 @@ impl Url {
         let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
         // A port that is no number must not become the default one.
         let port = match authority.as_str().strip_prefix(host).ok_or_else(bad)? {
+            "" if tls => 443,
             "" => 80,
             rest => rest
                 .strip_prefix(':')
@@ -124,6 +147,7 @@ impl Url {
         let prefix = uri.path().trim_end_matches('/');
         let prefix = prefix.strip_suffix(PATH).unwrap_or(prefix);
         Ok(Self {
+            tls,
             host: bare.unwrap_or(host).to_owned(),
             port,
             authority: authority.as_str().to_owned(),
@@ -133,12 +157,12 @@ impl Url {
 }
 
 /// Gets the document. `patience` is for all of it: name, connection, answer to its last byte.
-pub(super) fn get(url: &Url, patience: Duration) -> Result<Vec<u8>, FetchError> {
+pub(super) fn get(url: &Url, trust: &Trust, patience: Duration) -> Result<Vec<u8>, FetchError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(FetchError::Runtime)?;
-    let answer = runtime.block_on(async { timeout(patience, ask(url)).await });
+    let answer = runtime.block_on(async { timeout(patience, ask(url, trust)).await });
     // A thread that still resolves a name must not hold the process.
     runtime.shutdown_background();
     answer.unwrap_or_else(|_| {
@@ -156,10 +180,15 @@ pub(super) fn get_from(url: &Url, answer: &[u8]) -> Result<Vec<u8>, FetchError> 
         .map_err(FetchError::Runtime)?;
     // The request is not looked at, and always goes in.
     let stream = tokio::io::join(io::Cursor::new(answer.to_vec()), tokio::io::sink());
-    runtime.block_on(exchange(url, stream))
+    runtime.block_on(exchange(url, None, stream))
 }
 
-async fn ask(url: &Url) -> Result<Vec<u8>, FetchError> {
+/// A connection, encrypted or not.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+async fn connect(url: &Url, trust: &Trust) -> Result<Box<dyn Stream>, FetchError> {
     let addresses: Vec<SocketAddr> = lookup_host((url.host.as_str(), url.port))
         .await
         .map_err(|reason| FetchError::Resolve {
@@ -167,20 +196,44 @@ async fn ask(url: &Url) -> Result<Vec<u8>, FetchError> {
             reason,
         })?
         .collect();
+    let unreachable = |reason: io::Error| match reason.kind() {
+        io::ErrorKind::ConnectionRefused => FetchError::Refused(url.to_string()),
+        _ => FetchError::Connect {
+            url: url.to_string(),
+            reason,
+        },
+    };
     let stream = TcpStream::connect(addresses.as_slice())
         .await
-        .map_err(|reason| match reason.kind() {
-            io::ErrorKind::ConnectionRefused => FetchError::Refused(url.to_string()),
-            _ => FetchError::Connect {
-                url: url.to_string(),
-                reason,
-            },
-        })?;
-    exchange(url, stream).await
+        .map_err(unreachable)?;
+    let Some(config) = &trust.tls else {
+        let peer = stream.peer_addr().map_err(unreachable)?;
+        if trust.authorization.is_some() && !peer.ip().to_canonical().is_loopback() {
+            return Err(FetchError::Clear(url.to_string()));
+        }
+        return Ok(Box::new(stream));
+    };
+    let tls = |reason| FetchError::Tls {
+        url: url.to_string(),
+        reason,
+    };
+    let name = ServerName::try_from(url.host.clone()).map_err(|e| tls(io::Error::other(e)))?;
+    let connector = TlsConnector::from(Arc::clone(config));
+    let stream = connector.connect(name, stream).await.map_err(tls)?;
+    Ok(Box::new(stream))
+}
+
+async fn ask(url: &Url, trust: &Trust) -> Result<Vec<u8>, FetchError> {
+    let stream = connect(url, trust).await?;
+    exchange(url, trust.authorization.as_ref(), stream).await
 }
 
 /// One request and its answer on an open connection.
-async fn exchange<S>(url: &Url, stream: S) -> Result<Vec<u8>, FetchError>
+async fn exchange<S>(
+    url: &Url,
+    authorization: Option<&HeaderValue>,
+    stream: S,
+) -> Result<Vec<u8>, FetchError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -193,12 +246,15 @@ where
         .map_err(|error| protocol(&error))?;
     // Its errors come out of the request too.
     tokio::spawn(connection);
-    let request = Request::get(url.path.as_str())
+    let mut request = Request::get(url.path.as_str())
         .header(HOST, url.authority.as_str())
         .header(USER_AGENT, concat!("peerwatch/", env!("CARGO_PKG_VERSION")))
         .header(ACCEPT, "application/json")
         .body(Empty::<Bytes>::new())
         .map_err(|error| protocol(&error))?;
+    if let Some(value) = authorization {
+        request.headers_mut().insert(AUTHORIZATION, value.clone());
+    }
     let answer = sender
         .send_request(request)
         .await
@@ -217,6 +273,10 @@ where
         .to_bytes();
     match status {
         StatusCode::OK => Ok(body.to_vec()),
+        StatusCode::UNAUTHORIZED if authorization.is_some() => {
+            Err(FetchError::WrongUser(url.to_string()))
+        }
+        StatusCode::UNAUTHORIZED => Err(FetchError::Unauthorized(url.to_string())),
         StatusCode::NOT_FOUND => Err(FetchError::NotFound(url.to_string())),
         status => Err(FetchError::Status {
             url: url.to_string(),
@@ -257,6 +317,7 @@ mod tests {
                 "::1",
                 9,
             ),
+            ("https://gw/pw/", "https://gw/pw/api/v1/status", "gw", 443),
             (
                 "HTTP://gw:80/pw/",
                 "http://gw:80/pw/api/v1/status",
@@ -285,10 +346,6 @@ mod tests {
             ("http://gw:", "is no URL of a daemon"),
             ("ftp://gw", "is no URL of a daemon"),
             ("http://a b", "is no URL of a daemon"),
-            (
-                "https://gw:9680",
-                "https://gw:9680: https is not supported yet; give",
-            ),
             ("http://gw/?a=b", "a query is not supported"),
             ("http://me:secret@gw", "http://gw: a user name"),
         ] {

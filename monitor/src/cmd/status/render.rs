@@ -138,6 +138,11 @@ fn trouble(out: &mut String, selection: &Selection<'_>, state: &TrafficState) {
     if let Some(change) = &document.ruleset_change {
         push(out, 2, &ruleset(change, state, document.timestamp));
     }
+    if !document.peers_shown {
+        let hidden =
+            "who fails towards whom is shown on the host itself, or to users of its --web-config";
+        push(out, 2, hidden);
+    }
     let pairs = state.top_failing.as_deref().unwrap_or_default();
     let mut shown = Vec::new();
     for pair in pairs.iter().take(PAIRS) {

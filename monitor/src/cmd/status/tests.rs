@@ -101,6 +101,17 @@ fn what_is_meant_to_be_closed_is_shown_and_never_alerted() {
 }
 
 #[test]
+fn where_addresses_are_left_out_it_says_so() {
+    let (code, text) = page(&example().without_peers());
+    assert_eq!(code, 2);
+    assert!(!text.contains("10.7.1.2"), "{text}");
+    assert!(
+        text.contains("\n  who fails towards whom is shown on the host itself"),
+        "{text}"
+    );
+}
+
+#[test]
 fn without_states_what_is_missing_makes_it_unknown() {
     let blind = Coverage::new(Vec::new(), 0, vec!["no hook at all".to_owned()]);
     let mut document = with(Vec::new());

@@ -27,7 +27,7 @@ fn a_bad_file_gets_one_sentence_with_line_and_key() {
         (
             "\nlisten_address = \":1\"\n",
             "peerwatch.toml:2:1: unknown key `listen_address`, expected one of `listen`, \
-             `interface`, `exclude_interface`, `max_attempts`, `log_packets`, `log_packets_rate`, \
+             `web_config`, `interface`, `exclude_interface`, `max_attempts`, `log_packets`, `log_packets_rate`, \
              `log_packets_burst`, `log_format`, `log_level`, `bpf_log`, `btf`, `bpffs`, `state_dir`, `ephemeral`, `verifier_log`, \
              `builtin_traffics`, `traffic`",
         ),
@@ -79,8 +79,7 @@ fn a_bad_file_gets_one_sentence_with_line_and_key() {
         ),
         (
             "btf = \"\"\n",
-            "peerwatch.toml:1:7: btf: it names no file; write one like \"/sys/kernel/btf/vmlinux\", or leave \
-             the key out",
+            "peerwatch.toml:1:7: btf: it names no file; write its path, or leave the key out",
         ),
         (
             "log_packets_rate = 0\n",

@@ -54,7 +54,7 @@ async fn headers_have_a_limit() {
 async fn idle_connections_leave_room_for_a_scraper() {
     let limits = Limits {
         connections: 4,
-        first_request: LONG,
+        request: LONG,
         idle: LONG,
         ..Limits::default()
     };
@@ -94,7 +94,7 @@ async fn idle_connections_leave_room_for_a_scraper() {
 #[tokio::test]
 async fn silent_clients_are_closed_in_time() {
     let limits = Limits {
-        first_request: Duration::from_millis(200),
+        request: Duration::from_millis(200),
         idle: Duration::from_millis(200),
         ..Limits::default()
     };
@@ -234,5 +234,52 @@ async fn shutdown_waits_for_answers_but_not_for_long() {
     assert!(
         read_to_end(&mut slow).await.starts_with(b"HTTP/1.1 200 "),
         "cut in the middle"
+    );
+}
+
+#[tokio::test]
+async fn a_next_request_has_no_more_time_than_the_first() {
+    let limits = Limits {
+        request: Duration::from_millis(200),
+        idle: LONG,
+        ..Limits::default()
+    };
+    let server = start(limits);
+    let mut stream = server.connect().await;
+    stream
+        .write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+        .await
+        .unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"ok\n") {
+        assert_ne!(stream.read_buf(&mut answer).await.unwrap(), 0);
+    }
+    // It is kept, until a request begins and does not go on.
+    stream.write_all(b"GET /h").await.unwrap();
+    assert_eq!(read_to_end(&mut stream).await, b"");
+}
+
+#[tokio::test]
+async fn who_does_not_take_its_answer_is_closed() {
+    let limits = Limits {
+        send: Duration::from_millis(200),
+        request: LONG,
+        idle: LONG,
+        ..Limits::default()
+    };
+    let server = start(limits);
+    // More than the buffers of both ends hold.
+    *server.site.metrics.lock().unwrap() = Ok("a".repeat(32 * 1024 * 1024));
+    let mut stream = server.connect().await;
+    stream
+        .write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")
+        .await
+        .unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let answer = read_to_end(&mut stream).await;
+    assert!(
+        answer.len() < 32 * 1024 * 1024,
+        "it waited for us for ever: {} bytes",
+        answer.len()
     );
 }

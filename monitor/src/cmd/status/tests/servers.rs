@@ -48,6 +48,8 @@ fn flags(url: &str) -> StatusFlags {
         traffic: None,
         direction: None,
         url: Some(url.to_owned()),
+        ca_file: None,
+        user_file: None,
         timeout: 20,
     }
 }
@@ -57,7 +59,7 @@ fn a_daemon_is_asked_and_its_answer_shown() {
     let json = example().to_json().unwrap();
     let answer = http("200 OK", "application/json; charset=utf-8", &json);
     let (url, task) = server(move |stream| assert!(send(stream, &answer)));
-    let report = status(&flags(&url), None);
+    let report = status(&flags(&url), &Environment::default());
     assert_eq!((report.code, report.stderr.as_str()), (2, ""), "{report:?}");
     assert_eq!(report.stdout, block("text"));
     let request = task.join().unwrap();
@@ -83,7 +85,7 @@ fn json_is_what_was_received() {
         url: None,
         ..flags("")
     };
-    let report = status(&flags, Some(url.as_ref()));
+    let report = status(&flags, &[(URL_VARIABLE, &url)].into_iter().collect());
     assert_eq!((report.code, report.stderr.as_str()), (0, ""));
     let shown: serde_json::Value = serde_json::from_str(&report.stdout).unwrap();
     assert_eq!(shown, value);
@@ -92,7 +94,7 @@ fn json_is_what_was_received() {
 
 /// The sentence of a call that can't be answered.
 fn sentence(flags: &StatusFlags) -> String {
-    let report = status(flags, None);
+    let report = status(flags, &Environment::default());
     assert_eq!((report.code, report.stderr.as_str()), (UNKNOWN, ""));
     let line = report.stdout.strip_prefix("PEERWATCH UNKNOWN - ").unwrap();
     let line = line.strip_suffix('\n').unwrap();
@@ -136,7 +138,7 @@ fn what_is_no_daemon_is_explained() {
         ),
         (
             http("401 Unauthorized", "text/html", "<html>"),
-            "URL answers 401 Unauthorized; look at",
+            "URL answers 401: it wants a user name and its password; give a file",
         ),
         (
             b"SSH-2.0-OpenSSH_9.2\r\n".to_vec(),
@@ -181,8 +183,6 @@ fn nobody_there_is_explained() {
         said.starts_with("http://peerwatch.invalid/api/v1/status: the name"),
         "{said}"
     );
-    let said = sentence(&flags("https://127.0.0.1"));
-    assert!(said.contains("https is not supported yet"), "{said}");
 }
 
 #[test]
@@ -241,7 +241,43 @@ fn errors_keep_out_of_json() {
         json: true,
         ..flags(&url)
     };
-    let report = status(&flags, None);
+    let report = status(&flags, &Environment::default());
     assert_eq!((report.code, report.stdout.as_str()), (UNKNOWN, ""));
     assert!(report.stderr.starts_with("peerwatch: nobody listens on "));
+}
+
+#[test]
+fn a_user_is_named_and_a_bad_file_explained() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("user");
+    std::fs::write(&file, "Aladdin:open sesame\n").unwrap();
+    let (url, task) = server(|stream| {
+        send(stream, &http("401 Unauthorized", "text/plain", "no\n"));
+    });
+    let with = |url: &str| StatusFlags {
+        user_file: Some(file.clone()),
+        ..flags(url)
+    };
+    let said = sentence(&with(&url));
+    assert!(
+        said.contains("answers 401: the user name or the password is wrong"),
+        "{said}"
+    );
+    let request = task.join().unwrap();
+    // RFC 7617, section 2.
+    let wanted = "authorization: Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==\r\n";
+    assert!(request.contains(wanted), "{request}");
+
+    std::fs::write(&file, "secret\n").unwrap();
+    let said = sentence(&with(&url));
+    assert!(
+        said.contains("has no NAME:PASSWORD in its first line"),
+        "{said}"
+    );
+    let flags = StatusFlags {
+        ca_file: Some(file),
+        ..flags("https://127.0.0.1:1")
+    };
+    let said = sentence(&flags);
+    assert!(said.contains("has no certificate in PEM form"), "{said}");
 }

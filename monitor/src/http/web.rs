@@ -1,0 +1,254 @@
+//! The web configuration: TLS, users and headers out of a file in the format of Prometheus's exporter-toolkit.
+//!
+//! Every new connection, and every request that brings a password, looks whether the files have changed. A
+//! change that cannot be used leaves all as it was, and is told once.
+
+mod file;
+#[cfg(test)]
+pub(super) mod tests;
+mod tls;
+mod users;
+mod yaml;
+
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hyper::header::{HeaderName, HeaderValue};
+use rustls::ServerConfig;
+
+use file::{Fault, WebFile};
+use tls::Tls;
+pub(super) use users::{Gate, Users, Verdict};
+
+/// Why a web configuration cannot be used: one sentence that names the file and the way out.
+#[derive(Debug, thiserror::Error)]
+pub enum WebError {
+    /// The file can't be read.
+    #[error("can't read {}: {cause}; give another file with --web-config", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system says. Part of the sentence, so it is no source.
+        cause: io::Error,
+    },
+    /// There is something wrong in the file, or in one that it names.
+    #[error("{}:{line}: {}{problem}", path.display(), prefix(key))]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// The key, with those that it is in; empty where the problem names it.
+        key: String,
+        /// What is wrong, and the way out.
+        problem: String,
+    },
+    /// The file would open what is closed; that takes a restart.
+    #[error(
+        "{}: {what} is gone from it, which counts only from the next start on",
+        path.display()
+    )]
+    Opens {
+        /// The file.
+        path: PathBuf,
+        /// The section that is gone.
+        what: &'static str,
+    },
+    /// The kernel gives no random bytes.
+    #[error("the kernel gives no random bytes, which passwords need")]
+    Random,
+}
+
+fn prefix(key: &str) -> String {
+    if key.is_empty() {
+        String::new()
+    } else {
+        format!("{key}: ")
+    }
+}
+
+/// Who may ask, for the line that says where metrics are.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Protection {
+    /// Whether connections are encrypted.
+    pub tls: bool,
+    /// Whether a password is asked for.
+    pub users: bool,
+    /// Whether each client must have a certificate.
+    pub certificates: bool,
+}
+
+/// A configuration in force.
+#[derive(Debug)]
+pub(super) struct Settings {
+    pub(super) tls: Option<Arc<ServerConfig>>,
+    /// Whether each client must have a certificate.
+    certificates: bool,
+    pub(super) users: Arc<Users>,
+    pub(super) headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// The web configuration, as it is now.
+#[derive(Debug)]
+pub struct Web {
+    /// None without one.
+    path: Option<PathBuf>,
+    now: Mutex<Now>,
+    pub(super) gate: Arc<Gate>,
+}
+
+#[derive(Debug)]
+struct Now {
+    settings: Arc<Settings>,
+    stamps: Stamps,
+}
+
+/// What tells one version of a file from another, for each file that was read.
+type Stamps = Vec<(PathBuf, Option<Stamp>)>;
+
+/// Device, inode, size, and the times of the last change of contents and of the inode, in nanoseconds.
+type Stamp = (u64, u64, u64, i128, i128);
+
+fn stamp(path: &Path) -> Option<Stamp> {
+    let data = std::fs::metadata(path).ok()?;
+    let time = |seconds: i64, nanoseconds: i64| {
+        i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds)
+    };
+    let changed = time(data.mtime(), data.mtime_nsec());
+    let inode = time(data.ctime(), data.ctime_nsec());
+    Some((data.dev(), data.ino(), data.size(), changed, inode))
+}
+
+impl Web {
+    /// Reads a file and all that it names; without one, everything is open.
+    ///
+    /// # Errors
+    ///
+    /// The first thing that is wrong.
+    pub fn open(path: Option<&Path>) -> Result<Self, WebError> {
+        let (settings, stamps) = match path {
+            Some(path) => {
+                let mut stamps = Vec::new();
+                (load(path, &mut stamps)?, stamps)
+            }
+            None => (Settings::new(WebFile::default(), None)?, Vec::new()),
+        };
+        Ok(Self {
+            path: path.map(Path::to_owned),
+            now: Mutex::new(Now {
+                settings: Arc::new(settings),
+                stamps,
+            }),
+            gate: Arc::default(),
+        })
+    }
+
+    /// Who may ask.
+    #[must_use]
+    pub fn protection(&self) -> Protection {
+        let settings = self.lock().settings.clone();
+        Protection {
+            tls: settings.tls.is_some(),
+            users: !settings.users.is_empty(),
+            certificates: settings.certificates,
+        }
+    }
+
+    /// The configuration after a look at the files.
+    pub(super) fn current(&self) -> Arc<Settings> {
+        let mut now = self.lock();
+        let Some(path) = &self.path else {
+            return Arc::clone(&now.settings);
+        };
+        if now.stamps.iter().all(|(path, old)| stamp(path) == *old) {
+            return Arc::clone(&now.settings);
+        }
+        let mut seen = Vec::new();
+        let new = load(path, &mut seen).and_then(|new| now.settings.may_become(new, path));
+        match new {
+            Ok(new) => {
+                tracing::info!("{} was read again", path.display());
+                now.settings = Arc::new(new);
+            }
+            Err(error) => tracing::error!("TLS and users stay as they were: {error}"),
+        }
+        // Those of a bad one too, so that it is told once. A file that it no longer reaches counts further.
+        for (path, _) in std::mem::take(&mut now.stamps) {
+            if !seen.iter().any(|(known, _)| *known == path) {
+                let new = stamp(&path);
+                seen.push((path, new));
+            }
+        }
+        now.stamps = seen;
+        Arc::clone(&now.settings)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Now> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Reads a file and all that it names. `stamps` gets each file that was looked at, also where it fails.
+fn load(path: &Path, stamps: &mut Stamps) -> Result<Settings, WebError> {
+    // Before it is read: a change in between shows at the next look.
+    stamps.push((path.to_owned(), stamp(path)));
+    let bytes = tls::read(path).map_err(|cause| WebError::Read {
+        path: path.to_owned(),
+        cause,
+    })?;
+    let fault = |fault: Fault| WebError::File {
+        path: path.to_owned(),
+        line: fault.line,
+        key: fault.key,
+        problem: fault.problem,
+    };
+    let text = String::from_utf8(bytes)
+        .map_err(|_| fault(Fault::new(1, "", "this is no UTF-8; write it in UTF-8")))?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let file = WebFile::parse(&text, folder).map_err(fault)?;
+    let mut tls = None;
+    if let Some(keys) = &file.tls {
+        stamps.extend(tls::files(keys).into_iter().map(|path| {
+            let stamp = stamp(&path);
+            (path, stamp)
+        }));
+        tls = Some(tls::build(keys).map_err(fault)?);
+    }
+    Settings::new(file, tls)
+}
+
+impl Settings {
+    fn new(file: WebFile, tls: Option<Tls>) -> Result<Self, WebError> {
+        Ok(Self {
+            certificates: tls.as_ref().is_some_and(|tls| tls.clients_only),
+            tls: tls.map(|tls| tls.config),
+            users: Arc::new(Users::new(file.users).map_err(|_| WebError::Random)?),
+            headers: file.headers,
+        })
+    }
+
+    /// Checks that a new file opens nothing: one that is being written may be read when it is still empty.
+    /// Users who stay the same are known further.
+    fn may_become(&self, mut new: Self, path: &Path) -> Result<Self, WebError> {
+        if new.users.are(&self.users) {
+            new.users = Arc::clone(&self.users);
+        }
+        let gone = [
+            (self.tls.is_some() && new.tls.is_none(), "tls_server_config"),
+            (
+                !self.users.is_empty() && new.users.is_empty(),
+                "basic_auth_users",
+            ),
+            (self.certificates && !new.certificates, "client_auth_type"),
+        ];
+        match gone.into_iter().find(|(gone, _)| *gone) {
+            Some((_, what)) => Err(WebError::Opens {
+                path: path.to_owned(),
+                what,
+            }),
+            None => Ok(new),
+        }
+    }
+}
