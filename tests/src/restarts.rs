@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use aya::programs::ProgramInfo;
 
 use crate::attempts::lab::Lab;
 use crate::daemon::{Start, binary};
@@ -29,6 +30,20 @@ pub fn trials() -> Vec<Trial> {
         tampered::TRIALS,
     ]
     .concat()
+}
+
+/// Those that differ from kernel to kernel.
+pub const OF_KERNELS: &[Trial] = &[
+    ("restarts/killed", || {
+        kills::killed(&[], crate::expect::Family::V4)
+    }),
+    ("restarts/swapped", kills::swapped),
+    ("restarts/uninstall", || ends::uninstall(&[])),
+];
+
+/// Whether this is a virtual machine with another kernel, where everything takes its time.
+pub(crate) fn in_vm() -> bool {
+    std::env::var_os("PEERWATCH_VM").is_some()
 }
 
 /// A lab with a BPF file system and a folder of its own for what outlasts its daemons.
@@ -191,16 +206,15 @@ impl Rig {
     ///
     /// # Errors
     ///
-    /// When bpftool fails.
-    pub fn programs(&self) -> Result<Vec<String>> {
+    /// When one can't be asked.
+    pub fn programs(&self) -> Result<Vec<u32>> {
         let mut found = Vec::new();
         for path in self.pinned()? {
             if path.contains("/program_") {
-                let text = run(Command::new("bpftool").args(["prog", "show", "pinned", &path]))?;
-                found.push(text.split(':').next().unwrap_or_default().to_owned());
+                found.push(ProgramInfo::from_pin(&path)?.id());
             }
         }
-        found.sort();
+        found.sort_unstable();
         Ok(found)
     }
 

@@ -14,7 +14,9 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use monitor_tests::needs::Feature;
 use monitor_tests::pool::{LABS, Pool};
 use monitor_tests::program::exit_code;
-use monitor_tests::{daemon, degraded, features, helper, lifecycle, lockdown, netns, rows};
+use monitor_tests::{
+    daemon, degraded, features, helper, lifecycle, lockdown, netns, restarts, rows,
+};
 
 fn main() -> ExitCode {
     exit_code(run())
@@ -51,6 +53,15 @@ fn run() -> Result<ExitCode> {
         // Each makes what it needs itself.
         trials.push(Trial::test(*name, move || {
             run().map_err(|error| format!("{error:#}").into())
+        }));
+    }
+    for (name, run) in restarts::OF_KERNELS {
+        trials.push(Trial::ignorable_test(*name, move || {
+            if std::env::var_os("PEERWATCH_VM").is_none() {
+                return Ok(Completion::ignored_with("on this kernel: test restarts"));
+            }
+            run().map_err(|error| format!("{error:#}"))?;
+            Ok(Completion::Completed)
         }));
     }
     for (name, run) in lockdown::TRIALS {

@@ -375,7 +375,7 @@ fn again(answered: Attempt, syn_ns: u64) -> Attempt {
     }
     Attempt {
         syn_ns,
-        repeats: answered.repeats + 1,
+        repeats: answered.repeats.saturating_add(1),
         gap_ns: syn_ns - last,
         repeated_ns: syn_ns,
         ..answered

@@ -38,7 +38,9 @@ fn on_interface(rig: &Rig, interface: &str) -> Result<usize> {
     let chains = rig.lab.gw.run(|| {
         let mut count = 0;
         for attach_type in [TcAttachType::Ingress, TcAttachType::Egress] {
-            count += SchedClassifier::query_tcx(interface, attach_type)?.1.len();
+            // Kernels before 6.6 have no such chains.
+            let chain = SchedClassifier::query_tcx(interface, attach_type);
+            count += chain.map_or(0, |(_, programs)| programs.len());
         }
         Ok(count)
     })?;
@@ -75,7 +77,7 @@ fn ephemeral_leaves_nothing() -> Result<()> {
     nothing_is_left(&rig)
 }
 
-fn uninstall(environment: &[(&'static str, &'static str)]) -> Result<()> {
+pub(super) fn uninstall(environment: &[(&'static str, &'static str)]) -> Result<()> {
     let mut rig = Rig::create(environment, &[])?;
     let refused = rig.uninstall();
     let Err(error) = refused else {
