@@ -49,8 +49,9 @@ pub enum CgroupError {
     },
     /// None is mounted, or none could be opened, and none could be mounted either.
     #[error(
-        "no cgroup v2 hierarchy: {found}, and mounting one privately failed ({mount}); run as root with \
-         CAP_SYS_ADMIN, or mount one (mount -t cgroup2 none /sys/fs/cgroup)"
+        "no cgroup v2 hierarchy: {found}, and mounting one privately failed ({mount}); mount one \
+         (mount -t cgroup2 none /sys/fs/cgroup), or start peerwatch as root with CAP_SYS_ADMIN, which it uses \
+         at its start only"
     )]
     Unavailable {
         /// What the mount table had to offer.
@@ -98,6 +99,38 @@ pub fn open_root() -> Result<CgroupRoot, CgroupError> {
             Some((path, inode)) => CgroupError::Namespace { path, inode },
             None => CgroupError::Unavailable { found, mount },
         }),
+    }
+}
+
+/// The root, for as long as the daemon runs: it can be opened again without the power that a private mount takes.
+#[derive(Debug, Default)]
+pub struct Root {
+    /// The directory of a private mount, which there is where no mount that can be seen would do. It keeps the
+    /// mount. One that can be seen is not held: it could not be unmounted then.
+    private: Option<OwnedFd>,
+}
+
+impl Root {
+    /// Makes a private mount where there has to be one and can be.
+    #[must_use]
+    pub fn find() -> Self {
+        let private = open_root().ok().filter(|root| root.path == PRIVATE);
+        Self {
+            private: private.map(|root| root.dir),
+        }
+    }
+
+    /// Opens it: where it is mounted by now, or else the private mount.
+    ///
+    /// # Errors
+    ///
+    /// As [`open_root`].
+    pub fn open(&self) -> Result<CgroupRoot, CgroupError> {
+        open_root().or_else(|error| {
+            let held = self.private.as_ref().and_then(|dir| dir.try_clone().ok());
+            let path = PRIVATE.to_owned();
+            held.map(|dir| CgroupRoot { dir, path }).ok_or(error)
+        })
     }
 }
 

@@ -20,16 +20,17 @@ use crate::bpf::load;
 use crate::bpf::tables::TableError;
 use crate::config::{Config, ConfigError};
 use crate::http;
-use crate::instance::{Instance, InstanceError};
+use crate::instance::InstanceError;
 use crate::link::{LinkError, LinkEvent, LinkWatcher};
 use crate::metrics::{Exporter, Source};
-use crate::preflight::{self, PreflightError};
+use crate::preflight::PreflightError;
 use crate::service::ServiceManager;
 use crate::traffic::TrafficError;
 
 mod answer;
 mod attempts;
 mod coverage;
+mod early;
 mod events;
 mod interfaces;
 mod keep;
@@ -41,6 +42,7 @@ mod status;
 mod teredo;
 
 use answer::Answer;
+pub use early::Early;
 use events::{Diagnostics, PacketLog};
 use interfaces::Interfaces;
 use start::Prepared;
@@ -150,12 +152,11 @@ enum Order {
 /// # Errors
 ///
 /// What kept it from starting; once it runs, only that its metrics server ended.
-pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunError> {
-    preflight::check()?;
-    let _instance = Instance::claim()?;
+pub async fn run(mut config: Config, early: Early, mut signals: Signals) -> Result<(), RunError> {
+    // With the power that is left: what cannot be read now could not be read when it changes.
     let web = Arc::new(http::Web::open(config.web_config.as_deref())?);
-    let listener = http::bind(config.listen)?;
-    let address = listener
+    let address = early
+        .listener
         .local_addr()
         .map_err(system("the address of the metrics socket is not known"))?;
     let mut watcher = LinkWatcher::new()?;
@@ -176,7 +177,7 @@ pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunErro
         diagnostics,
         store,
         saved,
-    } = start::prepare(&mut config)?;
+    } = start::prepare(&mut config, &early.kernel, &early.features)?;
     let shared_states = hooks.states();
     let mut interfaces = Interfaces::new(config.interfaces.clone(), tables, Arc::clone(&source));
     // First what the programs need to know, then the hooks: a packet must not be counted as somebody
@@ -192,7 +193,7 @@ pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunErro
         states: shared_states.clone(),
     });
     interfaces.forget_others();
-    coverage::attach(&mut hooks, &interfaces);
+    coverage::attach(&mut hooks, &interfaces, &early.cgroup);
     keep::commit(&mut hooks, &config.traffics, &source);
     let mut answer = Answer::begin(
         attempts,
@@ -202,7 +203,7 @@ pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunErro
         &mut packet_log,
     );
 
-    let mut beside = Beside::begin(listener, site, Arc::clone(&web), diagnostics);
+    let mut beside = Beside::begin(early.listener, site, Arc::clone(&web), diagnostics);
     let mut manager = ServiceManager::from_environment();
     announce(address, &web, &mut manager);
 
@@ -227,10 +228,10 @@ pub async fn run(mut config: Config, mut signals: Signals) -> Result<(), RunErro
                     manager.works();
                 }
             }
-            _ = watch.tick() => coverage::watch(&mut hooks),
+            _ = watch.tick() => coverage::watch(&mut hooks, &early.cgroup),
             _ = tick.tick() => {
                 report(&source, &mut packet_log, &mut demand);
-                coverage::retry(&mut hooks, &interfaces, &source);
+                coverage::retry(&mut hooks, &interfaces, &source, &early.cgroup);
                 places.refresh(&mut interfaces);
             }
             result = &mut beside.server => {

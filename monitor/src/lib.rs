@@ -29,6 +29,7 @@ pub mod neighbour;
 mod netlink;
 pub mod netns;
 pub mod preflight;
+pub mod privileges;
 pub mod ruleset;
 pub mod saved;
 pub mod service;

@@ -33,13 +33,15 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Run(flags) => {
             let config = Config::new(Sources::new(flags))?;
             diagnostics::init(config.log_format, config.log_level, config.bpf_log)?;
+            // While there is one thread: see there.
+            let early = daemon::Early::begin(&config)?;
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)
                 .enable_all()
                 .build()?;
             let result = runtime.block_on(async {
                 let signals = daemon::Signals::install()?;
-                daemon::run(config, signals).await
+                daemon::run(config, early, signals).await
             });
             // A reader of the packet log that does not read must not hold the process.
             runtime.shutdown_timeout(std::time::Duration::from_secs(1));

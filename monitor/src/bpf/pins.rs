@@ -18,10 +18,12 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use monitor_common::traffic::MAX_TRAFFICS;
+use nix::errno::Errno;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use thiserror::Error;
 
 use super::sys::{self, object};
+use crate::privileges::hint;
 
 /// The version of the layout of pins and of the maps that count. Raise it when a record, or what it means,
 /// changes: then say here how the older counts are taken over.
@@ -57,7 +59,7 @@ pub enum PinsError {
         path: PathBuf,
     },
     /// It cannot be read or written.
-    #[error("{path}: {source}", path = .path.display())]
+    #[error("{path}: {source}{}", hint(.source), path = .path.display())]
     Io {
         /// What was read or written.
         path: PathBuf,
@@ -131,10 +133,15 @@ impl Pins {
     ///
     /// Where there is no BPF file system at `mount`, or not one that this process may write to.
     pub fn open(mount: &Path, inum: u32, cookie: Option<u64>) -> Result<Self, PinsError> {
-        if !is_bpf_fs(mount) {
-            return Err(PinsError::NoBpfFs {
-                path: mount.to_owned(),
-            });
+        match statfs(mount) {
+            Ok(found) if found.filesystem_type() == BPF_FS_MAGIC => {}
+            // It may be one.
+            Err(Errno::EACCES) => return Err(at(mount)(Errno::EACCES.into())),
+            _ => {
+                return Err(PinsError::NoBpfFs {
+                    path: mount.to_owned(),
+                });
+            }
         }
         let folder = folder(mount, inum, cookie);
         for path in [2, 1, 0].map(|up| folder.ancestors().nth(up).unwrap_or(mount)) {

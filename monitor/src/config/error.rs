@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::privileges::hint;
+
 /// Why there is no configuration. Each sentence names the thing and the way out.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -15,7 +17,9 @@ pub enum ConfigError {
         problem: String,
     },
     /// The file can't be read.
-    #[error("can't read {}: {cause}; give another file with --config", path.display())]
+    #[error(
+        "can't read {}: {cause}{}; give another file with --config", path.display(), hint(cause)
+    )]
     Read {
         /// The file.
         path: PathBuf,

@@ -9,7 +9,7 @@ use crate::bpf::attach::{AttachError, Hooks};
 use crate::bpf::features::{Feature, Features};
 use crate::bpf::kernel::Kernel;
 use crate::bpf::load::{Cause, LOOPBACK, Loaded};
-use crate::cgroup;
+use crate::cgroup::Root;
 use crate::metrics::Source;
 
 /// Says what this kernel does not let us see, each in one sentence.
@@ -98,9 +98,9 @@ fn without_btf(why: &str, loaded: &Loaded) -> String {
 }
 
 /// Attaches everything. What fails is said, shows in `hook_attached`, and leaves its series out.
-pub(super) fn attach(hooks: &mut Hooks, interfaces: &Interfaces) {
+pub(super) fn attach(hooks: &mut Hooks, interfaces: &Interfaces, cgroup: &Root) {
     interfaces.attach_all(hooks);
-    for result in [attach_deliver(hooks), hooks.attach_drop()] {
+    for result in [attach_deliver(hooks, cgroup), hooks.attach_drop()] {
         // What has no program was said when the programs were loaded.
         if let Err(error) = result
             && !error.program
@@ -110,8 +110,8 @@ pub(super) fn attach(hooks: &mut Hooks, interfaces: &Interfaces) {
     }
 }
 
-fn attach_deliver(hooks: &mut Hooks) -> Result<(), AttachError> {
-    let root = cgroup::open_root();
+fn attach_deliver(hooks: &mut Hooks, cgroup: &Root) -> Result<(), AttachError> {
+    let root = cgroup.open();
     let opened = root
         .as_ref()
         .map(|root| &root.dir)
@@ -120,7 +120,7 @@ fn attach_deliver(hooks: &mut Hooks) -> Result<(), AttachError> {
 }
 
 /// Attaches again what somebody else has taken off.
-pub(super) fn watch(hooks: &mut Hooks) {
+pub(super) fn watch(hooks: &mut Hooks, cgroup: &Root) {
     for (hook, interface) in hooks.attach_again() {
         let place = if interface.is_empty() { "" } else { " of " };
         warn!(
@@ -128,7 +128,7 @@ pub(super) fn watch(hooks: &mut Hooks) {
             hook.as_str()
         );
         if hook == Hook::Deliver {
-            match attach_deliver(hooks) {
+            match attach_deliver(hooks, cgroup) {
                 Ok(()) => hooks.is_attached_again(hook),
                 Err(error) => error!("{error} (tried again every 10 s)"),
             }
@@ -137,7 +137,7 @@ pub(super) fn watch(hooks: &mut Hooks) {
 }
 
 /// Tries again what could not be loaded or attached, and may be possible now.
-pub(super) fn retry(hooks: &mut Hooks, interfaces: &Interfaces, source: &Source) {
+pub(super) fn retry(hooks: &mut Hooks, interfaces: &Interfaces, source: &Source, cgroup: &Root) {
     for program in hooks.load_again() {
         info!("the kernel takes the program {program} now");
         source.drop_program_loaded(hooks.loaded().drop_fd());
@@ -148,7 +148,7 @@ pub(super) fn retry(hooks: &mut Hooks, interfaces: &Interfaces, source: &Source)
             continue;
         }
         let result = match hook {
-            Hook::Deliver => attach_deliver(hooks),
+            Hook::Deliver => attach_deliver(hooks, cgroup),
             _ => hooks.attach_drop(),
         };
         match result {

@@ -16,6 +16,7 @@ use crate::bpf::pins::Pins;
 use crate::config::{Config, Keep};
 use crate::metrics::Source;
 use crate::netns;
+use crate::privileges::hint;
 use crate::saved::file::{self, Fault};
 use crate::saved::{Saved, SavedRef};
 use crate::traffic::Traffics;
@@ -80,8 +81,9 @@ pub(super) fn store(keep: &Keep, inum: u32) -> (Option<Store>, Option<Saved>) {
         Ok(opened) => opened,
         Err(error) => {
             warn!(
-                "attempts and states begin anew with each start: {}: {error}",
-                path.display()
+                "attempts and states begin anew with each start: {}: {error}{}",
+                path.display(),
+                hint(&error)
             );
             return (None, None);
         }

@@ -1,9 +1,9 @@
-//! From the configuration to loaded programs: the kernel is read and asked, the programs are loaded, and
-//! the tables that do not change are filled. Nothing is attached yet.
+//! From the configuration and what the kernel offers to loaded programs: they are loaded, and the tables that
+//! do not change are filled. Nothing is attached yet.
 
 use std::sync::Arc;
 
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::attempts::Attempts;
 use super::events::{Diagnostics, PacketLog};
@@ -14,7 +14,7 @@ use super::{RunError, coverage, keep, places, system};
 use crate::bpf::attach::Hooks;
 use crate::bpf::attempts::AttemptMap;
 use crate::bpf::counters::Counters;
-use crate::bpf::features::{Feature, Features, LEFT_OUT};
+use crate::bpf::features::Features;
 use crate::bpf::kernel::Kernel;
 use crate::bpf::load::{self, Kept, Settings};
 use crate::bpf::tables::Tables;
@@ -22,7 +22,6 @@ use crate::config::{Config, LogPackets};
 use crate::metrics::attempts::teredo_index;
 use crate::metrics::{KernelInfo, Source};
 use crate::netns;
-use crate::preflight;
 use crate::saved::Saved;
 
 /// Everything that is loaded and not attached yet.
@@ -36,32 +35,6 @@ pub(super) struct Prepared {
     pub(super) diagnostics: Option<Diagnostics>,
     pub(super) store: Option<Store>,
     pub(super) saved: Option<Saved>,
-}
-
-/// What is known of the kernel, and what it offers.
-fn kernel(config: &Config) -> Result<(Kernel, Features), RunError> {
-    if let Err(error) = preflight::raise_locked_memory() {
-        debug!("the limit of locked memory stays as it is: {error}");
-    }
-    if let Err(error) = preflight::raise_open_files() {
-        debug!("the limit of open files stays as it is: {error}");
-    }
-    let mut kernel = Kernel::read(config.btf.as_deref())?;
-    if config.without.contains(&Feature::KernelBtf) {
-        kernel = Kernel::unknown(LEFT_OUT.to_owned());
-    }
-    if !config.without.is_empty() {
-        let names = config.without.iter().map(|feature| feature.row().name);
-        let names: Vec<&str> = names.collect();
-        warn!(
-            "PEERWATCH_WITHOUT leaves out {}: an aid for tests, with which less may be seen",
-            names.join(", ")
-        );
-    }
-    let features = Features::probe(&kernel, &config.without);
-    features.log();
-    kernel.restrict(&features);
-    Ok((kernel, features))
 }
 
 fn info(kernel: &Kernel) -> KernelInfo {
@@ -79,12 +52,15 @@ fn info(kernel: &Kernel) -> KernelInfo {
 /// Loads the programs and fills the tables that do not change.
 ///
 /// Where a daemon before left counters, the traffics of `config` get the indexes that these are under.
-pub(super) fn prepare(config: &mut Config) -> Result<Prepared, RunError> {
-    let (kernel, features) = kernel(config)?;
+pub(super) fn prepare(
+    config: &mut Config,
+    kernel: &Kernel,
+    features: &Features,
+) -> Result<Prepared, RunError> {
     let inum = netns::inum().map_err(system("the network namespace is not known"))?;
     let mut loaded = load::load(
-        &kernel,
-        &features,
+        kernel,
+        features,
         &Settings {
             log_dropped: matches!(config.log_packets, LogPackets::Dropped | LogPackets::All),
             log_allowed: matches!(config.log_packets, LogPackets::Allowed | LogPackets::All),
@@ -101,7 +77,7 @@ pub(super) fn prepare(config: &mut Config) -> Result<Prepared, RunError> {
     if let Some(refusal) = loaded.nothing() {
         return Err(RunError::Refused(refusal.why.clone()));
     }
-    coverage::say(&kernel, &features, &loaded);
+    coverage::say(kernel, features, &loaded);
     let (store, saved) = keep::store(&config.kept, inum);
     let saved = keep::adopt_traffics(config, &loaded, saved)?;
     let follow_attempts = loaded.follows_attempts();
@@ -126,13 +102,13 @@ pub(super) fn prepare(config: &mut Config) -> Result<Prepared, RunError> {
     let diagnostics = Diagnostics::new(&mut loaded.ebpf, config.bpf_log).map_err(system(
         "the diagnostics of the kernel programs cannot be read",
     ))?;
-    let mut hooks = Hooks::new(loaded, &features);
+    let mut hooks = Hooks::new(loaded, features);
     let source = Arc::new(Source::new(
         counters,
         Arc::new(config.traffics.clone()),
         hooks.states(),
         Arc::new(kernel.reasons.clone()),
-        info(&kernel),
+        info(kernel),
     ));
     source.watch_log(packet_log.unwritten());
     source.with_attempts(|attempts| attempts.followed = follow_attempts);

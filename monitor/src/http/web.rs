@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use hyper::header::{HeaderName, HeaderValue};
 use rustls::ServerConfig;
 
+use crate::privileges::hint;
 use file::{Fault, WebFile};
 use tls::Tls;
 pub(super) use users::{Gate, Users, Verdict};
@@ -26,7 +27,9 @@ pub(super) use users::{Gate, Users, Verdict};
 #[derive(Debug, thiserror::Error)]
 pub enum WebError {
     /// The file can't be read.
-    #[error("can't read {}: {cause}; give another file with --web-config", path.display())]
+    #[error(
+        "can't read {}: {cause}{}; give another file with --web-config", path.display(), hint(cause)
+    )]
     Read {
         /// The file.
         path: PathBuf,
