@@ -21,6 +21,7 @@ mod web;
 
 pub(crate) use server::replay;
 pub use server::serve;
+pub(crate) use web::understand;
 pub use web::{Protection, Web, WebError};
 
 /// How many connections may wait to be accepted; the kernel caps it at `net.core.somaxconn`.

@@ -10,9 +10,9 @@ pub const BASE: usize = 64 << 20;
 /// 1,024 lines that wait for the reader of the log, with their names.
 const LINES: usize = 1024 * 1024;
 
-/// 64 connections, each with headers of 16 KiB and an answer that its client does not read: twice that of the
+/// 160 connections, each with headers of 16 KiB and an answer that its client does not read: twice that of the
 /// largest set of series with the built-in traffics.
-const ANSWERS: usize = 64 * (16 + 512) * 1024;
+const ANSWERS: usize = 160 * (16 + 512) * 1024;
 
 /// A part of the daemon's memory.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

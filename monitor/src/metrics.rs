@@ -32,6 +32,7 @@ mod packets;
 pub mod states;
 
 pub use interfaces::InterfaceNames;
+pub(crate) use keep::replay;
 
 use families::Family;
 
@@ -211,7 +212,7 @@ impl Source {
     fn lines_unwritten(&self) -> u64 {
         let now = self.unwritten.get();
         let now = now.map_or(0, |count| count.load(Ordering::Relaxed));
-        now + self.unwritten_before.load(Ordering::Relaxed)
+        now.saturating_add(self.unwritten_before.load(Ordering::Relaxed))
     }
 
     /// Shows how many lines of the packet log could not be written, as its writer counts them. Only the first

@@ -18,6 +18,7 @@ mod netlink;
 pub mod packet;
 mod records;
 mod settings;
+mod state;
 mod status;
 
 pub use http::http_server;
@@ -25,14 +26,15 @@ pub use kernel::{btf, kallsyms, proc_files};
 pub use netlink::{iptables_legacy, links, neighbours, nftables};
 pub use packet::packet;
 pub use records::{records, teredo};
-pub use settings::{config, settings};
+pub use settings::{config, settings, web_config};
+pub use state::state_file;
 pub use status::{status_answer, status_document};
 
 /// A target: its name, and what it does with bytes.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them, by name.
-pub const TARGETS: [Target; 15] = [
+pub const TARGETS: [Target; 17] = [
     ("btf", btf),
     ("config", config),
     ("http_server", http_server),
@@ -45,9 +47,11 @@ pub const TARGETS: [Target; 15] = [
     ("proc_files", proc_files),
     ("records", records),
     ("settings", settings),
+    ("state_file", state_file),
     ("status_answer", status_answer),
     ("status_document", status_document),
     ("teredo", teredo),
+    ("web_config", web_config),
 ];
 
 /// Cuts bytes into parts: each begins with its length, 16 bits, the lower byte first. The last one is what is there.

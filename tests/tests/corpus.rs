@@ -1,6 +1,8 @@
 //! Every fuzz target over its corpus, and over variations of it: cut short, with bytes changed, and many times as long.
 //! No engine looks for more here (`cargo xtask fuzz` does); what one found once is in the corpus and stays found.
 
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -17,11 +19,65 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes of the longest input.
 const LONG: usize = 256 * 1024;
 
+/// The most memory that one input may take beside what is there before, bytes: what a target has of its own, and so
+/// many times the bytes that came in. A length that is a lie must not take what it says.
+const fn most_memory(input: usize) -> usize {
+    24 * 1024 * 1024 + 256 * input
+}
+
 /// How many variations of an input have changed bytes.
 const CHANGED: u64 = 100;
 
 /// At how many places an input is cut.
 const CUTS: usize = 40;
+
+/// The system's memory, with what each thread has of it, and the most that it had.
+struct Counting;
+
+thread_local! {
+    /// Now (of what other threads gave back it may be less than nothing), and at most.
+    static HELD: Cell<(isize, isize)> = const { Cell::new((0, 0)) };
+}
+
+fn holds(more: isize) {
+    // A thread that ends has no place for it any more.
+    let _ended = HELD.try_with(|held| {
+        let (now, most) = held.get();
+        held.set((now + more, most.max(now + more)));
+    });
+}
+
+// SAFETY: everything is the system's; what is noted beside it takes no memory.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        holds(layout.size().cast_signed());
+        // SAFETY: as the caller promises.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        holds(-layout.size().cast_signed());
+        // SAFETY: as the caller promises.
+        unsafe { System.dealloc(memory, layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        holds(layout.size().cast_signed());
+        // SAFETY: as the caller promises.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // Both may be there for a moment.
+        holds(size.cast_signed());
+        holds(-layout.size().cast_signed());
+        // SAFETY: as the caller promises.
+        unsafe { System.realloc(memory, layout, size) }
+    }
+}
+
+#[global_allocator]
+static MEMORY: Counting = Counting;
 
 fn fuzz_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz")
@@ -89,16 +145,22 @@ fn change(seed: &[u8], random: &mut Random) -> Vec<u8> {
 
 /// Runs a target on an input. Those that fail are written where they can be looked at.
 fn run((name, target): Target, input: &[u8], what: &str) -> Result<(), Failed> {
+    let before = HELD.get().0;
+    HELD.set((before, before));
     let begin = Instant::now();
     let panicked = catch_unwind(AssertUnwindSafe(|| target(input))).is_err();
     let took = begin.elapsed();
-    if !panicked && took < PATIENCE {
+    let memory = usize::try_from(HELD.get().1 - before).unwrap_or_default();
+    let is_modest = memory <= most_memory(input.len());
+    if !panicked && took < PATIENCE && is_modest {
         return Ok(());
     }
     let file = std::env::temp_dir().join(format!("peerwatch-fuzz-{name}"));
     fs::write(&file, input)?;
     let how = if panicked {
         "panicked".to_owned()
+    } else if !is_modest {
+        format!("took {memory} bytes of memory for {}", input.len())
     } else {
         format!("took {took:?}")
     };

@@ -152,7 +152,7 @@ impl TeredoTracker {
             if let Some(old) = self.rounds.remove(&ends) {
                 self.forget_nonces(ends, &old);
             } else if self.rounds.len() >= MAX_ROUNDS {
-                self.lost += 1;
+                self.lost = self.lost.saturating_add(1);
                 return;
             }
             self.rounds.insert(ends, Round::new(packet));

@@ -43,17 +43,17 @@ impl Handshakes {
     fn add(&mut self, time: Duration) {
         let seconds = time.as_secs_f64();
         if let Some(bucket) = BOUNDS.iter().position(|bound| seconds <= *bound) {
-            self.buckets[bucket] += 1;
+            self.buckets[bucket] = self.buckets[bucket].saturating_add(1);
         }
         self.sum += seconds;
-        self.count += 1;
+        self.count = self.count.saturating_add(1);
     }
 
     /// Each bound, with how many are at or below it.
     pub fn cumulative(&self) -> impl Iterator<Item = (f64, u64)> + '_ {
-        let mut sum = 0;
+        let mut sum = 0_u64;
         BOUNDS.iter().zip(self.buckets).map(move |(bound, count)| {
-            sum += count;
+            sum = sum.saturating_add(count);
             (*bound, sum)
         })
     }
@@ -76,7 +76,8 @@ impl Totals {
             outcome: finished.outcome,
             blocked_by: finished.blocked_by,
         };
-        *self.attempts.entry(series).or_default() += 1;
+        let count = self.attempts.entry(series).or_default();
+        *count = count.saturating_add(1);
         if let Some(time) = finished.handshake {
             self.handshakes
                 .entry((finished.traffic, finished.direction))

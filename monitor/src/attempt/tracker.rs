@@ -193,7 +193,8 @@ impl Tracker {
         }
         self.expire(now);
         for (at, created) in created.iter().enumerate() {
-            let lost = created.saturating_sub(self.accounted[at] + self.live[at]);
+            let known = self.accounted[at].saturating_add(self.live[at]);
+            let lost = created.saturating_sub(known);
             // A reading that runs beside the programs may miss one: only what two readings miss is lost.
             self.lost[at] = self.lost[at].max(lost.min(self.last_lost[at]));
             self.last_lost[at] = lost;
@@ -294,7 +295,7 @@ impl Tracker {
     pub fn lost(&self) -> PerTraffic {
         let mut sums = self.lost;
         for (sum, before) in sums.iter_mut().zip(&self.lost_before) {
-            *sum += before;
+            *sum = sum.saturating_add(*before);
         }
         sums
     }
@@ -302,7 +303,7 @@ impl Tracker {
     /// How many are followed now.
     #[must_use]
     pub fn live(&self) -> u64 {
-        self.live.iter().sum()
+        total(&self.live)
     }
 
     /// Takes what a record says of its target's life.
@@ -360,10 +361,18 @@ impl Tracker {
     }
 }
 
+/// Of all traffics together. What was kept by a daemon before may be any number.
+#[must_use]
+pub fn total(counts: &PerTraffic) -> u64 {
+    counts
+        .iter()
+        .fold(0, |sum, count| sum.saturating_add(*count))
+}
+
 /// Counts an attempt for its traffic; every index that the programs write has a place.
 fn count(counts: &mut PerTraffic, attempt: &Attempt) {
     if let Some(count) = counts.get_mut(usize::from(attempt.traffic)) {
-        *count += 1;
+        *count = count.saturating_add(1);
     }
 }
 

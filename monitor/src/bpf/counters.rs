@@ -119,10 +119,15 @@ fn sum_interface(values: &PerCpuValues<InterfaceCount>) -> InterfaceCount {
 /// Adds one count to another.
 pub(crate) fn add_interface(sum: &mut InterfaceCount, count: &InterfaceCount) {
     for direction in 0..3 {
-        sum.passed[direction] += count.passed[direction];
-        sum.dropped[direction] += count.dropped[direction];
-        sum.revoked[direction] += count.revoked[direction];
-        sum.taken[direction] += count.taken[direction];
+        for (sum, count) in [
+            (&mut sum.passed, &count.passed),
+            (&mut sum.dropped, &count.dropped),
+            (&mut sum.revoked, &count.revoked),
+            (&mut sum.taken, &count.taken),
+        ] {
+            // What was kept by a daemon before may be any number.
+            sum[direction] = sum[direction].saturating_add(count[direction]);
+        }
     }
 }
 

@@ -105,7 +105,9 @@ impl SharedStates {
     }
 
     pub(super) fn note_reattached(&self, hook: Hook) {
-        *self.lock().reattached.entry(hook).or_default() += 1;
+        let mut state = self.lock();
+        let count = state.reattached.entry(hook).or_default();
+        *count = count.saturating_add(1);
     }
 
     pub(super) fn set(&self, hook: Hook, interface: &str, state: HookState) {

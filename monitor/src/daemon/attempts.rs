@@ -10,7 +10,7 @@ use super::lookout::Lookout;
 use super::teredo::Teredo;
 use crate::attempt::Finished;
 use crate::attempt::totals::Totals;
-use crate::attempt::tracker::{Late, Table, Tracker};
+use crate::attempt::tracker::{Late, Table, Tracker, total};
 use crate::bpf::attempts::{AttemptMap, Counted, PerTraffic};
 use crate::metrics::Source;
 use crate::saved;
@@ -108,10 +108,10 @@ impl Attempts {
         source.with_attempts(|attempts| {
             attempts.totals.clone_from(&self.totals);
             attempts.counted = self.counted;
-            attempts.lost = self.tracker.lost().iter().sum();
+            attempts.lost = total(&self.tracker.lost());
             attempts.records = self.records;
             attempts.capacity = self.capacity;
-            attempts.teredo_lost = self.counted.teredo_lost + self.teredo.lost();
+            attempts.teredo_lost = self.counted.teredo_lost.saturating_add(self.teredo.lost());
         });
     }
 

@@ -43,6 +43,9 @@ impl Default for Limits {
     }
 }
 
+/// What an answer is worth: who asks no more often than that is never ahead of others.
+const EACH: Duration = Duration::from_secs(1);
+
 /// What a connection is at.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Phase {
@@ -73,6 +76,8 @@ struct State {
     known: bool,
     /// Whether anything came at all.
     spoke: bool,
+    /// Until when its answers last, one [`EACH`]; `None` before the first one.
+    sated: Option<Instant>,
     /// Whether bytes came before the last answer was sent.
     more: bool,
 }
@@ -84,6 +89,7 @@ pub(super) struct Rank {
     pub(super) since: Instant,
     pub(super) known: bool,
     pub(super) spoke: bool,
+    pub(super) sated: Option<Instant>,
 }
 
 impl Activity {
@@ -95,6 +101,7 @@ impl Activity {
                 since: Instant::now(),
                 known: false,
                 spoke: false,
+                sated: None,
                 more: false,
             }),
         }
@@ -106,6 +113,7 @@ impl Activity {
             since,
             known,
             spoke,
+            sated,
             ..
         } = *self.lock();
         Rank {
@@ -113,6 +121,7 @@ impl Activity {
             since,
             known,
             spoke,
+            sated,
         }
     }
 
@@ -140,9 +149,12 @@ impl Activity {
     /// The answer is made; whether it is one for somebody who may ask.
     pub(super) fn answered(&self, known: bool) {
         let mut state = self.lock();
+        let now = Instant::now();
         state.phase = Phase::Sending;
-        state.since = Instant::now();
+        state.since = now;
         state.known |= known;
+        // Not by a clock that each answer sets back: who asks without a pause would look like who has just come.
+        state.sated = Some(state.sated.map_or(now, |until| until.max(now)) + EACH);
     }
 
     /// Bytes came.

@@ -193,6 +193,18 @@ impl Web {
     }
 }
 
+/// What the text of a file says, without the files that it names: whether it has each of its three sections; or
+/// the line, the key and the problem.
+pub(crate) fn understand(text: &str) -> Result<[bool; 3], (usize, String, String)> {
+    let file = WebFile::parse(text, Path::new("/"))
+        .map_err(|fault| (fault.line, fault.key, fault.problem))?;
+    Ok([
+        file.tls.is_some(),
+        !file.headers.is_empty(),
+        !file.users.is_empty(),
+    ])
+}
+
 /// Reads a file and all that it names. `stamps` gets each file that was looked at, also where it fails.
 fn load(path: &Path, stamps: &mut Stamps) -> Result<Settings, WebError> {
     // Before it is read: a change in between shows at the next look.

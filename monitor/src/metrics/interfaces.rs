@@ -192,7 +192,9 @@ impl InterfaceNames {
                     (
                         Verdict::Allowed,
                         measured.allowed(direction) && name != "none",
-                        (count.passed[at] + count.taken[at]).saturating_sub(count.revoked[at]),
+                        count.passed[at]
+                            .saturating_add(count.taken[at])
+                            .saturating_sub(count.revoked[at]),
                     ),
                     (Verdict::Dropped, measured.drop, count.dropped[at]),
                 ];

@@ -1,10 +1,58 @@
 //! From one daemon to the next.
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use super::{Source, lock};
+use monitor_common::Direction;
+use monitor_common::interface::InterfaceCount;
+
+use super::packets::Measured;
+use super::states::{self, Shows};
+use super::{InterfaceNames, Source, lock};
+use crate::bpf::counters::Snapshot;
 use crate::saved;
+use crate::state::Evaluation;
+use crate::traffic::{Traffics, builtin};
+
+/// What is to be kept after what was kept has been shown once, with these states, and with each interface
+/// seen again: what a [`Source`] does, without kernel programs.
+pub(crate) fn replay(
+    saved: saved::Shown,
+    same_maps: bool,
+    states: BTreeMap<(u8, Direction), Evaluation>,
+    at: Duration,
+) -> saved::Shown {
+    let mut shows = Shows::default();
+    shows.resume(saved.moments);
+    shows.update(states, at);
+    if let Ok(traffics) = Traffics::new(builtin()) {
+        drop(states::families(&shows, &traffics));
+    }
+    let mut names = InterfaceNames::default();
+    names.resume(saved.interfaces, same_maps);
+    let mut snapshot = Snapshot::default();
+    let known = names.save();
+    for index in known.names.into_keys().chain(known.inherited.into_keys()) {
+        let count = InterfaceCount {
+            passed: [u64::MAX / 2; 3],
+            ..InterfaceCount::default()
+        };
+        snapshot.interfaces.insert(index, count);
+    }
+    let everything = Measured {
+        drop: true,
+        deliver: true,
+        egress: true,
+    };
+    drop(names.family(&snapshot, everything, |_| true));
+    saved::Shown {
+        moments: shows.save(),
+        interfaces: names.save(),
+        ..saved
+    }
+}
 
 impl Source {
     /// What is to be kept for the next daemon.

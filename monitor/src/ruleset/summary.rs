@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Change, Kind};
 
-/// How many changes there were of each kind, and the last one. Kept in memory: a restart begins anew.
+/// How many changes there were of each kind, and the last one. A restart goes on with what was kept.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Changes {
     rules: OfKind,
@@ -24,7 +24,7 @@ impl Changes {
             Kind::Rules => &mut self.rules,
             Kind::Sets => &mut self.sets,
         };
-        of_kind.total += 1;
+        of_kind.total = of_kind.total.saturating_add(1);
         of_kind.last = Some(change);
     }
 

@@ -1,3 +1,5 @@
+mod hostile;
+
 use std::net::{IpAddr, Ipv4Addr};
 
 use monitor_common::attempt::{Attempt, AttemptKey};

@@ -69,6 +69,12 @@ impl Window {
 
     /// Goes on with what was kept of a window.
     pub(super) fn resume(&mut self) {
+        self.limit = self.limit.clamp(1, MAX_SAMPLES);
+        while self.samples.len() > self.limit
+            && let Some(oldest) = self.samples.pop_front()
+        {
+            self.fold(&oldest);
+        }
         self.peers = Peers::default();
         for sample in &self.samples {
             self.peers.add(sample);

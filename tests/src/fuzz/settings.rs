@@ -78,6 +78,30 @@ pub fn config(data: &[u8]) {
     }
 }
 
+/// The file of `--web-config`.
+///
+/// # Panics
+///
+/// Where a problem is on no line of the file or has no place in a log, or a comment changes what the file says.
+pub fn web_config(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let said = fuzz::web_config(&text);
+    match &said {
+        Ok(_) => {
+            let more = format!("# A comment.\n{text}");
+            assert_eq!(fuzz::web_config(&more), said, "{text:?}");
+        }
+        Err((line, key, problem)) => {
+            // A parser may say that something is missing on the line behind the last.
+            assert!((1..=text.lines().count() + 1).contains(line), "{said:?}");
+            assert!(key.len() + problem.len() < 4096 + 8 * text.len());
+            assert!(!problem.is_empty());
+            assert_printable(problem);
+            assert_printable(key);
+        }
+    }
+}
+
 /// A value of the environment and of flags; the first byte says for which variable.
 ///
 /// # Panics

@@ -114,11 +114,11 @@ impl Round {
             .is_some_and(|last| last.nonce == nonce && at.saturating_sub(last.at) < GRACE);
         let mut forgotten = None;
         if !again {
-            if self.tries.len() == TRIES {
+            if self.tries.len() >= TRIES {
                 forgotten = self.tries.remove(0).nonce;
             }
             self.tries.push(Try { at, nonce });
-            if self.tries.len() == TRIES {
+            if self.tries.len() >= TRIES {
                 self.exhausted.get_or_insert(at);
             }
         }

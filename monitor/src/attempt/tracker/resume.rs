@@ -18,7 +18,7 @@ impl Tracker {
         self.order = keys.into_iter().map(|(_, key)| key).collect();
         if !same_maps {
             for (lost_before, lost) in self.lost_before.iter_mut().zip(&mut self.lost) {
-                *lost_before += std::mem::take(lost);
+                *lost_before = lost_before.saturating_add(std::mem::take(lost));
             }
             self.accounted = PerTraffic::default();
             self.live = PerTraffic::default();

@@ -23,10 +23,23 @@ impl Fault {
     pub(super) fn new(line: usize, key: &str, problem: impl Into<String>) -> Self {
         Self {
             line,
-            key: key.to_owned(),
-            problem: problem.into(),
+            key: printable(key),
+            problem: printable(&problem.into()),
         }
     }
+}
+
+/// What a file says has a place in one line of a log, whatever is in it.
+fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() {
+            shown.extend(character.escape_default());
+        } else {
+            shown.push(character);
+        }
+    }
+    shown
 }
 
 impl From<Problem> for Fault {
@@ -186,25 +199,25 @@ fn http(mut section: Section) -> Result<Vec<(HeaderName, HeaderValue)>, Fault> {
 }
 
 fn users(mut section: Section) -> Result<Vec<User>, Fault> {
-    let names: Vec<String> = section.entries.iter().map(|e| e.key.clone()).collect();
     let mut users = Vec::new();
-    for name in names {
+    for entry in std::mem::take(&mut section.entries) {
+        let (name, line) = (entry.key.clone(), entry.line);
         let key = section.key(&name);
-        let line = section.line_of(&name);
         // RFC 7617, section 2: the first colon ends the name.
         if name.contains(':') {
             let problem = "a user's name can't have a colon";
             return Err(Fault::new(line, &key, problem));
         }
-        let hash = section.text(&name)?.ok_or_else(|| {
-            Fault::new(
-                line,
-                &key,
-                "the hash of its password is missing; `htpasswd -nBC 10 \"\"` makes one",
-            )
-        })?;
-        let user =
-            User::new(name, &hash.value).map_err(|problem| Fault::new(hash.line, &key, problem))?;
+        let hash = match entry.value.value {
+            Value::Text(text) if !text.is_empty() => text,
+            Value::Null => {
+                let problem =
+                    "the hash of its password is missing; `htpasswd -nBC 10 \"\"` makes one";
+                return Err(Fault::new(line, &key, problem));
+            }
+            _ => return Err(Fault::new(line, &key, "a text is expected here")),
+        };
+        let user = User::new(name, &hash).map_err(|problem| Fault::new(line, &key, problem))?;
         users.push(user);
     }
     Ok(users)
@@ -249,11 +262,6 @@ impl Section {
         } else {
             format!("{}.{key}", self.name)
         }
-    }
-
-    fn line_of(&self, key: &str) -> usize {
-        let entry = self.entries.iter().find(|entry| entry.key == key);
-        entry.map_or(self.line, |entry| entry.line)
     }
 
     /// Checks that there are no others than these. Some of the toolkit's are refused with what to do instead.

@@ -3,6 +3,8 @@
 //! What makes one text mean another (anchors, aliases, tags, several documents) is refused: whoever reads
 //! the file shall see what it says.
 
+use std::collections::HashMap;
+
 use saphyr_parser::{Event, Parser, ScalarStyle};
 
 /// How deep maps and lists may lie in each other.
@@ -53,8 +55,17 @@ pub(super) struct Entry {
 /// A list or map whose end has not come yet.
 enum Open {
     List(usize, Vec<Node>),
-    /// With the key that waits for its value.
-    Map(usize, Vec<Entry>, Option<(String, usize)>),
+    Map(usize, Keys),
+}
+
+/// What there is of a map.
+#[derive(Default)]
+struct Keys {
+    entries: Vec<Entry>,
+    /// The line of each key: a file with many must not take time that grows with their square.
+    lines: HashMap<String, usize>,
+    /// The key that waits for its value.
+    waiting: Option<(String, usize)>,
 }
 
 /// Reads the one document of a text; an empty text is [`Value::Null`].
@@ -92,7 +103,7 @@ pub(super) fn parse(text: &str) -> Result<Node, Problem> {
                 }
                 open.push(match event {
                     Event::SequenceStart(..) => Open::List(line, Vec::new()),
-                    _ => Open::Map(line, Vec::new(), None),
+                    _ => Open::Map(line, Keys::default()),
                 });
                 continue;
             }
@@ -101,9 +112,9 @@ pub(super) fn parse(text: &str) -> Result<Node, Problem> {
                     line,
                     value: Value::List(items),
                 },
-                Some(Open::Map(line, entries, _)) => Node {
+                Some(Open::Map(line, keys)) => Node {
                     line,
-                    value: Value::Map(entries),
+                    value: Value::Map(keys.entries),
                 },
                 None => continue,
             },
@@ -131,8 +142,8 @@ fn put(done: Node, open: &mut [Open], root: &mut Option<Node>) -> Result<(), Pro
     match open.last_mut() {
         None => *root = Some(done),
         Some(Open::List(_, items)) => items.push(done),
-        Some(Open::Map(_, entries, waiting)) => match (waiting.take(), done) {
-            (Some((key, line)), value) => entries.push(Entry { key, line, value }),
+        Some(Open::Map(_, keys)) => match (keys.waiting.take(), done) {
+            (Some((key, line)), value) => keys.entries.push(Entry { key, line, value }),
             (
                 None,
                 Node {
@@ -140,11 +151,11 @@ fn put(done: Node, open: &mut [Open], root: &mut Option<Node>) -> Result<(), Pro
                     value: Value::Text(key),
                 },
             ) => {
-                if let Some(first) = entries.iter().find(|entry| entry.key == key) {
-                    let problem = format!("`{key}` is here twice; line {} has it too", first.line);
+                if let Some(first) = keys.lines.insert(key.clone(), line) {
+                    let problem = format!("`{key}` is here twice; line {first} has it too");
                     return Err(Problem::new(line, problem));
                 }
-                *waiting = Some((key, line));
+                keys.waiting = Some((key, line));
             }
             (None, Node { line, .. }) => {
                 return Err(Problem::new(line, "a key must be a text"));
