@@ -28,10 +28,14 @@ pub const TRIALS: &[Trial] = &[
 
 /// How many of our programs are on an interface: in TCX chains, and as filters.
 fn on_interface(rig: &Rig, interface: &str) -> Result<usize> {
-    let text = rig.shell(&format!(
-        "tc filter show dev {interface} ingress; tc filter show dev {interface} egress; \
-         tc qdisc show dev {interface} clsact"
-    ))?;
+    let mut text = String::new();
+    for of in ["filter", "filter", "qdisc"]
+        .into_iter()
+        .zip(["ingress", "egress", "clsact"])
+    {
+        let line = format!("tc {} show dev {interface} {}", of.0, of.1);
+        text.push_str(&rig.lab.gw.sh(&line)?);
+    }
     let ours = ["gress_etherne", "gress_loopback", "clsact"];
     let is_ours = |line: &&str| ours.iter().any(|name| line.contains(name));
     let filters = text.lines().filter(is_ours).count();
