@@ -22,7 +22,7 @@ const LONG: usize = 256 * 1024;
 /// The most memory that one input may take beside what is there before, bytes: what a target has of its own, and so
 /// many times the bytes that came in. A length that is a lie must not take what it says.
 const fn most_memory(input: usize) -> usize {
-    24 * 1024 * 1024 + 256 * input
+    4 * 1024 * 1024 + 256 * input
 }
 
 /// How many variations of an input have changed bytes.

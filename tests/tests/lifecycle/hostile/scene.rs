@@ -42,8 +42,7 @@ impl Scene {
     pub(super) fn create(protected: bool) -> Result<Self> {
         // The hard one stays as it is for children, who get the soft one of their parent.
         let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-        // Two tests with ten thousand connections may run at a time.
-        let wanted = 32_768;
+        let wanted = 16_384;
         if soft < wanted {
             setrlimit(Resource::RLIMIT_NOFILE, wanted, hard.max(wanted))?;
         }
