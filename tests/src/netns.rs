@@ -300,6 +300,16 @@ pub fn remove_leftovers() -> Result<()> {
     Ok(())
 }
 
+/// What this process and its children mount from now on, nobody else sees. Call it before there are threads.
+///
+/// # Errors
+///
+/// When the kernel refuses.
+pub fn hide_mounts() -> Result<()> {
+    nix::sched::unshare(CloneFlags::CLONE_NEWNS)?;
+    run(Command::new("mount").args(["--make-rprivate", "/"])).map(drop)
+}
+
 fn names_in(directory: &Path) -> Vec<String> {
     let Ok(entries) = fs::read_dir(directory) else {
         return Vec::new();

@@ -32,6 +32,8 @@ fn run() -> Result<ExitCode> {
         );
         eprintln!("restarts: testing {}", binary.display());
         netns::remove_leftovers()?;
+        // Other programs' daemons take any BPF file system that they see; these here come and go.
+        netns::hide_mounts()?;
     }
     Ok(libtest_mimic::run(&arguments, trials).exit_code())
 }

@@ -21,11 +21,13 @@ use crate::{
     vm,
 };
 
-/// The test programs that wait most of the time.
-const WAITING: [&str; 4] = ["attempts", "states", "restarts", "faults"];
-
-/// The one that works meanwhile.
-const BESIDE: &str = "conformance";
+/// Test programs that run side by side, those of each lane one after the other. What the first prints is shown
+/// as it comes.
+const LANES: [&[&str]; 3] = [
+    &["conformance"],
+    &["attempts", "states"],
+    &["restarts", "faults"],
+];
 
 /// Arguments of the task.
 #[derive(Debug, clap::Args)]
@@ -60,7 +62,8 @@ pub(crate) fn test(options: &Options) -> Result<bool> {
     })?;
     tally.phase("set-up", start);
 
-    check::run(&toolchain, &options.names, &mut tally);
+    let without = if options.long { &[][..] } else { check::SLOW };
+    check::run(&toolchain, &options.names, without, &mut tally);
 
     println!("== build");
     let start = Instant::now();
@@ -123,34 +126,34 @@ fn run_all(
             .arg(&program.program);
         Ok(command)
     };
-    // Conformance works, these wait most of the time: together they take little more than the longer one.
-    let (waiting, others): (Vec<&Built>, Vec<&Built>) = integration
+    // Conformance works, the others of these wait most of the time: together they take little more than one.
+    let (lanes, others): (Vec<&Built>, Vec<&Built>) = integration
         .into_iter()
-        .partition(|program| WAITING.contains(&program.target.as_str()));
-    let (busy, others): (Vec<&Built>, Vec<&Built>) = others
-        .into_iter()
-        .partition(|program| program.target == BESIDE);
-    let done = std::thread::scope(|scope| -> Result<Vec<Done>> {
-        let lane = scope.spawn(|| {
-            let mut done = Vec::new();
-            for program in waiting {
-                done.extend(run_program(
-                    program,
-                    &mut as_root(program)?,
-                    options,
-                    false,
-                )?);
-            }
-            Ok::<_, anyhow::Error>(done)
-        });
+        .partition(|program| LANES.concat().contains(&program.target.as_str()));
+    let lane = |names: &'static [&'static str], at_once| {
+        let programs = lanes
+            .iter()
+            .filter(|program| names.contains(&program.target.as_str()));
         let mut done = Vec::new();
-        for program in busy {
-            done.extend(run_program(program, &mut as_root(program)?, options, true)?);
+        for program in programs {
+            done.extend(run_program(
+                program,
+                &mut as_root(program)?,
+                options,
+                at_once,
+            )?);
         }
-        done.extend(
-            lane.join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?,
-        );
+        Ok::<_, anyhow::Error>(done)
+    };
+    let done = std::thread::scope(|scope| -> Result<Vec<Done>> {
+        let [first, beside @ ..] = LANES;
+        let lane = &lane;
+        let beside = beside.map(|names| scope.spawn(move || lane(names, false)));
+        let mut done = lane(first, true)?;
+        for lane in beside {
+            let joined = lane.join();
+            done.extend(joined.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+        }
         Ok(done)
     })?;
     take(tally, done);

@@ -38,8 +38,11 @@ pub(super) fn pins(keep: &Keep, inum: u32) -> Option<Pins> {
         }
         return None;
     }
+    let own = Pins::find(&keep.bpffs, inum, cookie);
+    let own = own.as_ref().map(Pins::folder);
     for other in Pins::all(&keep.bpffs) {
-        if other.is_orphan() {
+        // This one is there, whatever somebody did to its loopback device.
+        if own != Some(other.folder()) && other.is_orphan() {
             info!(
                 "its network namespace is gone: {} is removed",
                 other.folder().display()

@@ -52,7 +52,10 @@ impl Hooks {
             .map(|hook| hook.as_str().to_owned())
             .into();
         for (index, interface) in &self.interfaces {
-            wanted.extend(interface.links.keys().map(|hook| link_name(*hook, *index)));
+            // A filter of clsact has no pin: one that is there is of a daemon that used TCX.
+            let held = interface.links.iter();
+            let held = held.filter(|(_, link)| matches!(link, Link::Held(_)));
+            wanted.extend(held.map(|(hook, _)| link_name(*hook, *index)));
         }
         let Some(kept) = &mut self.loaded.kept else {
             return Ok(());
