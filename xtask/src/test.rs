@@ -23,10 +23,10 @@ use crate::{
 
 /// Test programs that run side by side, those of each lane one after the other. What the first prints is shown
 /// as it comes.
-const LANES: [&[&str]; 3] = [
-    &["conformance"],
-    &["attempts", "states"],
-    &["restarts", "faults"],
+const LANES: [&[&str]; 2] = [
+    // The floods come last: attempts are judged by the clock.
+    &["conformance", "faults"],
+    &["attempts", "restarts", "states"],
 ];
 
 /// Arguments of the task.
@@ -131,9 +131,10 @@ fn run_all(
         .into_iter()
         .partition(|program| LANES.concat().contains(&program.target.as_str()));
     let lane = |names: &'static [&'static str], at_once| {
-        let programs = lanes
+        // In the order of the lane, not in that in which they were built.
+        let programs = names
             .iter()
-            .filter(|program| names.contains(&program.target.as_str()));
+            .filter_map(|name| lanes.iter().find(|program| program.target == *name));
         let mut done = Vec::new();
         for program in programs {
             done.extend(run_program(
