@@ -324,9 +324,7 @@ impl Daemon {
             bail!("the daemon had ended before: {status}: {}", self.errors());
         }
         self.signal(Signal::SIGTERM)?;
-        let status = until("the daemon ends", START_DEADLINE, || {
-            Ok(self.child.try_wait()?)
-        })?;
+        let status = until("the daemon ends", DEADLINE, || Ok(self.child.try_wait()?))?;
         ensure!(
             status.code() == Some(0),
             "the daemon ended with {status}: {}",
