@@ -75,11 +75,6 @@ impl Hooks {
         self.loaded.kept.as_ref()
     }
 
-    /// The same, to change it.
-    pub fn kept_mut(&mut self) -> Option<&mut Kept> {
-        self.loaded.kept.as_mut()
-    }
-
     /// Attaches again what somebody else has taken off. Gives hook and interface of each.
     pub fn attach_again(&mut self) -> Vec<(Hook, String)> {
         let mut lost: Vec<(u32, Wanted, Hook)> = Vec::new();
