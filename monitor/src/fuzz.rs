@@ -80,12 +80,6 @@ pub fn cgroup_mounts(table: &[u8]) -> Vec<(PathBuf, Vec<CString>)> {
     mounts.map(|mount| (mount.point, mount.options)).collect()
 }
 
-/// The mount of the BPF file system in a `mountinfo`.
-#[must_use]
-pub fn bpf_mount(table: &str) -> Option<PathBuf> {
-    bpf::features::bpf_mount(table)
-}
-
 /// `/proc/modules`: names and addresses of those that are live.
 #[must_use]
 pub fn modules(text: &str) -> Vec<(String, String)> {

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use crate::daemon::{Daemon, Start};
 use crate::kernel::is_at_least;
 use crate::netns::{NetNs, TempDir, unique_prefix};
+use crate::restarts::Mount;
 
 /// The trial of this file.
 pub const TRIALS: &[OwnLab] = &[("features/claims", claims)];
@@ -52,10 +53,8 @@ const EVIDENCE: [(&str, Evidence); 16] = [
     ("kernel_reads", Seen(|| Ok(Some(!is_locked_down()?)))),
     ("head_reads", InBtfSince((6, 12), (6, 18))),
     ("map_batch", Since((5, 5), (5, 6))),
-    (
-        "link_pinning",
-        Seen(|| Ok(Some(mounts("bpf")?.next().is_some()))),
-    ),
+    // The test gives the daemon a BPF file system.
+    ("link_pinning", Since((5, 6), (5, 7))),
     ("statistics", Since((5, 7), (5, 8))),
 ];
 
@@ -140,8 +139,19 @@ fn claims() -> Result<()> {
     let prefix = unique_prefix();
     let temp = TempDir::create(&prefix)?;
     let host = NetNs::create(&format!("{prefix}host"))?;
+    let mount = Mount::new("mode=0700")?;
+    let bpffs = mount.path.display().to_string();
+    let flags = [
+        "--config",
+        "/dev/null",
+        "--log-level",
+        "debug",
+        "--ephemeral",
+        "--bpffs",
+        &bpffs,
+    ];
     let start = Start {
-        flags: &["--config", "/dev/null", "--log-level", "debug"],
+        flags: &flags,
         ..Start::default()
     };
     let mut daemon = Daemon::start_as(&host, temp.path(), &start)?;
@@ -172,17 +182,10 @@ fn claims() -> Result<()> {
         std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim(),
         wrong.join("; ")
     );
-    if let Some(point) = mounts("bpf")?.next() {
-        let left: Vec<_> = std::fs::read_dir(&point)?
-            .filter_map(|entry| {
-                let name = entry.ok()?.file_name();
-                // In a virtual machine the folder of pins may be that of a test that runs beside this one.
-                let beside = name == "peerwatch" && crate::restarts::in_vm();
-                let left = !beside && name.to_string_lossy().starts_with("peerwatch");
-                left.then_some(name)
-            })
-            .collect();
-        ensure!(left.is_empty(), "left in {point}: {left:?}");
-    }
+    let left: Vec<_> = std::fs::read_dir(&mount.path)?
+        .filter_map(|entry| Some(entry.ok()?.file_name()))
+        .filter(|name| name.to_string_lossy().starts_with("peerwatch-probe"))
+        .collect();
+    ensure!(left.is_empty(), "left in {bpffs}: {left:?}");
     Ok(())
 }

@@ -127,7 +127,14 @@ pub fn possible(outcome: Outcome, direction: Direction) -> &'static [BlockedBy] 
         Outcome::Rejected if inbound => &[LocalFirewall],
         Outcome::Rejected => &[LocalFirewall, RemoteHost, Middlebox],
         Outcome::Dropped | Outcome::ReplyDropped => {
-            &[LocalFirewall, LocalStack, LocalOverload, LocalConntrack]
+            // Unknown: a drop whose class is `unspecified`.
+            &[
+                LocalFirewall,
+                LocalStack,
+                LocalOverload,
+                LocalConntrack,
+                Unknown,
+            ]
         }
         Outcome::Unanswered if inbound => &[LocalOverload, Upstream],
         Outcome::Unanswered => &[Upstream, Unknown],

@@ -9,9 +9,8 @@
 
 mod probes;
 
-pub(crate) use probes::bpf_mount;
-
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::str::FromStr;
 
 use tracing::debug;
@@ -31,7 +30,15 @@ pub struct Row {
     pub used_by: &'static str,
     /// What happens without it.
     pub without: &'static str,
-    probe: fn(&Kernel) -> Result<(), Lack>,
+    probe: fn(&Asked<'_>) -> Result<(), Lack>,
+}
+
+/// What is asked.
+#[derive(Clone, Copy, Debug)]
+struct Asked<'a> {
+    kernel: &'a Kernel,
+    /// Where pins are to be.
+    bpffs: &'a Path,
 }
 
 /// Why a feature is not known to be there.
@@ -152,9 +159,9 @@ features! {
     }
     /// Links that outlive the process.
     LinkPinning "link_pinning", probes::link_pinning {
-        how: "pinning the link of an empty program in a BPF file system, and removing it",
-        used_by: "nothing yet",
-        without: "hooks end with the daemon",
+        how: "pinning the link of an empty program in the BPF file system of --bpffs, and removing it",
+        used_by: "restarts without a gap",
+        without: "nothing counts while no daemon runs, and a restart begins at 0",
     }
     /// Run time of programs.
     Statistics "statistics", probes::statistics {
@@ -222,14 +229,15 @@ pub struct Features {
 }
 
 impl Features {
-    /// Asks the kernel. What is in `without` counts as missing.
+    /// Asks the kernel, and the BPF file system where pins are to be. What is in `without` counts as missing.
     #[must_use]
-    pub fn probe(kernel: &Kernel, without: &[Feature]) -> Self {
+    pub fn probe(kernel: &Kernel, bpffs: &Path, without: &[Feature]) -> Self {
+        let asked = Asked { kernel, bpffs };
         let ask = |row: &Row| {
             let result = if without.contains(&row.feature) {
                 Err(Lack::LeftOut)
             } else {
-                (row.probe)(kernel)
+                (row.probe)(&asked)
             };
             Some((row.feature, result.err()?))
         };
@@ -317,7 +325,7 @@ mod tests {
     fn what_is_left_out_is_missing_and_said() {
         let kernel = Kernel::unknown("hidden".to_owned());
         let without: Vec<Feature> = TABLE.iter().map(|row| row.feature).collect();
-        let features = Features::probe(&kernel, &without[1..]);
+        let features = Features::probe(&kernel, Path::new("/nowhere"), &without[1..]);
         assert_eq!(features.why_missing(Feature::KernelBtf), Some("hidden"));
         assert!(!features.has(Feature::Tcx));
         let lines = features.lines();

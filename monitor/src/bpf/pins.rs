@@ -122,7 +122,7 @@ fn own(path: &Path) -> Result<(), PinsError> {
 }
 
 /// Whether a path is in a BPF file system.
-fn is_bpf_fs(path: &Path) -> bool {
+pub(super) fn is_bpf_fs(path: &Path) -> bool {
     statfs(path).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC)
 }
 

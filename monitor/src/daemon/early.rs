@@ -77,7 +77,7 @@ fn kernel(config: &Config) -> Result<(Kernel, Features), RunError> {
             names.join(", ")
         );
     }
-    let features = Features::probe(&kernel, &config.without);
+    let features = Features::probe(&kernel, &config.kept.bpffs, &config.without);
     features.log();
     kernel.restrict(&features);
     Ok((kernel, features))

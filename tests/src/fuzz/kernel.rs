@@ -1,7 +1,5 @@
 //! What the kernel says of itself: its types, its symbols, files of /proc. `--btf` takes any file.
 
-use std::os::unix::ffi::OsStrExt as _;
-
 use monitor::btf::Btf;
 use monitor::drop::{ReasonTable, places};
 use monitor::fuzz;
@@ -99,10 +97,6 @@ pub fn proc_files(data: &[u8]) {
         // 32 bits for each CPU, which has a line.
         let most = u64::from(u32::MAX) * text.lines().count() as u64;
         assert!(drops <= most && early <= most);
-    }
-    if let Some(point) = fuzz::bpf_mount(&text) {
-        let point = point.as_os_str().as_bytes();
-        assert!(!point.contains(&b' ') && !point.contains(&b'\n'));
     }
     for (name, address) in fuzz::modules(&text) {
         assert!(text.contains(&name) && text.contains(&address));

@@ -4,6 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use monitor::bpf::pins::Pins;
 
 use crate::attempts::lab::Lab;
 use crate::daemon::Start;
@@ -13,6 +14,9 @@ use crate::wait::{DEADLINE, until};
 
 use super::load::{COUNTERS, Load, exactly};
 use super::{Mount, Rig, TRAFFICS, Trial};
+
+/// How long the kernel may take to take a network namespace down.
+const TAKEN_DOWN: Duration = Duration::from_mins(1);
 
 /// The tests of this file.
 pub const TRIALS: &[Trial] = &[
@@ -156,16 +160,14 @@ fn namespaces_side_by_side() -> Result<()> {
         );
         daemon.stop()?;
     }
-    // The namespace is gone; the kernel takes a moment to take it down.
-    rig.lab.daemon.stop()?;
-    until("the pins of the other namespace go", DEADLINE, || {
-        rig.start(&[])?;
-        if folders(&rig)? == 1 {
-            return Ok(Some(()));
-        }
-        rig.lab.daemon.stop()?;
-        Ok(None)
+    // One worker of the kernel takes down the namespaces of the whole machine, those of other tests first.
+    until("the kernel takes the namespace down", TAKEN_DOWN, || {
+        let gone = Pins::all(&rig.bpffs).iter().any(Pins::is_orphan);
+        Ok(gone.then_some(()))
     })?;
+    rig.lab.daemon.stop()?;
+    rig.start(&[])?;
+    ensure!(folders(&rig)? == 1, "{:?}", rig.pinned()?);
     let said = rig.lab.daemon.errors();
     ensure!(said.contains("its network namespace is gone"), "{said}");
     rig.lab.daemon.stop()

@@ -146,9 +146,12 @@ impl Round {
         let rests = |at: Duration| now.saturating_sub(at) >= GRACE;
         let by = |of: &Dropped| dropper(Some(of.class), table.is_full_at(of.location));
         if let Some((at, dropped)) = self.dropped {
+            // A listener is missed at delivery, a neighbour on the way out: of a record that says otherwise it is
+            // not known who.
+            let inbound = self.direction == Direction::Inbound;
             let (outcome, by) = match dropped.class {
-                Class::NoListener => (Outcome::Refused, BlockedBy::LocalHost),
-                Class::Neighbour => (Outcome::Offline, BlockedBy::None),
+                Class::NoListener if inbound => (Outcome::Refused, BlockedBy::LocalHost),
+                Class::Neighbour if !inbound => (Outcome::Offline, BlockedBy::None),
                 _ => (Outcome::Dropped, by(&dropped)),
             };
             return rests(at).then_some(ended(outcome, by, Some(dropped.reason)));

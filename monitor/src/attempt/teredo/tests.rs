@@ -214,10 +214,21 @@ fn the_first_drop_decides_and_the_round_is_one() {
 #[test]
 fn other_drops_have_their_own_outcome() {
     let outcome = |class| outcomes(&[drop_of(class, ask(0, 1))])[0];
+    let here = |class| {
+        let inbound = Packet {
+            direction: Direction::Inbound,
+            ..drop_of(class, ask(0, 1))
+        };
+        outcomes(&[inbound])[0]
+    };
     assert_eq!(
-        outcome(Class::NoListener),
+        here(Class::NoListener),
         (Outcome::Refused, BlockedBy::LocalHost)
     );
+    // What no kernel does.
+    for made_up in [outcome(Class::NoListener), here(Class::Neighbour)] {
+        assert_eq!(made_up, (Outcome::Dropped, BlockedBy::Unknown));
+    }
     assert_eq!(
         outcome(Class::Neighbour),
         (Outcome::Offline, BlockedBy::None)

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 
 use aya::maps::MapType;
 use aya::programs::{ProgramError, ProgramType};
@@ -10,9 +9,10 @@ use aya::sys::{
     BpfHelper, Stats, enable_stats, is_helper_supported, is_map_supported, is_program_supported,
 };
 
-use super::Lack;
+use super::{Asked, Lack};
 use crate::bpf::kernel::Kernel;
 use crate::bpf::may_pass;
+use crate::bpf::pins::is_bpf_fs;
 use crate::bpf::sys::{self, Instruction};
 use crate::cgroup;
 
@@ -48,25 +48,27 @@ fn asked(answer: Result<bool, ProgramError>, why: &str) -> Found {
 
 /// A fact out of BTF.
 fn fact(kernel: &Kernel, has: bool, why: &str) -> Found {
-    kernel_btf(kernel).map_err(|_| missing("not known without kernel_btf"))?;
+    if kernel.btf.is_err() {
+        return Err(missing("not known without kernel_btf"));
+    }
     if has { Ok(()) } else { Err(missing(why)) }
 }
 
-pub(super) fn kernel_btf(kernel: &Kernel) -> Found {
+pub(super) fn kernel_btf(&Asked { kernel, .. }: &Asked<'_>) -> Found {
     kernel.btf.as_ref().map(drop).map_err(|why| missing(why))
 }
 
-pub(super) fn drop_reasons(kernel: &Kernel) -> Found {
+pub(super) fn drop_reasons(&Asked { kernel, .. }: &Asked<'_>) -> Found {
     let has = kernel.facts.has_reason && kernel.reasons.has_reasons();
     fact(kernel, has, "kfree_skb has no such argument")
 }
 
-pub(super) fn receiving_socket(kernel: &Kernel) -> Found {
+pub(super) fn receiving_socket(&Asked { kernel, .. }: &Asked<'_>) -> Found {
     let has = kernel.facts.has_receiving_socket;
     fact(kernel, has, "kfree_skb has no such argument")
 }
 
-pub(super) fn reason_subsystems(kernel: &Kernel) -> Found {
+pub(super) fn reason_subsystems(&Asked { kernel, .. }: &Asked<'_>) -> Found {
     fact(kernel, kernel.facts.has_subsystems, "there is no such enum")
 }
 
@@ -81,18 +83,18 @@ fn attach_to_btf_tracepoint(kernel: &Kernel) -> Result<OwnedFd, Lack> {
     sys::attach_tracepoint(&program, None).map_err(refused("attaching is refused"))
 }
 
-pub(super) fn tp_btf(kernel: &Kernel) -> Found {
+pub(super) fn tp_btf(&Asked { kernel, .. }: &Asked<'_>) -> Found {
     attach_to_btf_tracepoint(kernel).map(drop)
 }
 
 /// The loopback device has this index in every network namespace.
 const LOOPBACK: u32 = 1;
 
-pub(super) fn tcx(_: &Kernel) -> Found {
+pub(super) fn tcx(_: &Asked<'_>) -> Found {
     sys::query(LOOPBACK, sys::BPF_TCX_EGRESS).map_err(refused("BPF_PROG_QUERY"))
 }
 
-pub(super) fn cgroup_ingress(_: &Kernel) -> Found {
+pub(super) fn cgroup_ingress(_: &Asked<'_>) -> Found {
     match cgroup::open_root() {
         Ok(root) => sys::query_cgroup(&root.dir, sys::BPF_CGROUP_INET_INGRESS)
             .map_err(refused("BPF_PROG_QUERY")),
@@ -103,13 +105,13 @@ pub(super) fn cgroup_ingress(_: &Kernel) -> Found {
     }
 }
 
-pub(super) fn cgroup_root(_: &Kernel) -> Found {
+pub(super) fn cgroup_root(_: &Asked<'_>) -> Found {
     let root = cgroup::open_root();
     root.map(drop)
         .map_err(|error| Lack::Missing(error.to_string()))
 }
 
-pub(super) fn ring_buffer(_: &Kernel) -> Found {
+pub(super) fn ring_buffer(_: &Asked<'_>) -> Found {
     match is_map_supported(MapType::RingBuf) {
         Ok(true) => Ok(()),
         Ok(false) => Err(missing("the type of map is not known")),
@@ -127,18 +129,18 @@ fn netns_cookie(program: ProgramType) -> Found {
     )
 }
 
-pub(super) fn netns_cookie_cgroup(_: &Kernel) -> Found {
+pub(super) fn netns_cookie_cgroup(_: &Asked<'_>) -> Found {
     netns_cookie(ProgramType::CgroupSkb)
 }
 
-pub(super) fn netns_cookie_tc(_: &Kernel) -> Found {
+pub(super) fn netns_cookie_tc(_: &Asked<'_>) -> Found {
     netns_cookie(ProgramType::SchedClassifier)
 }
 
 /// Where the kernel says how far it is locked down (`kernel_lockdown(7)`).
 const LOCKDOWN: &str = "/sys/kernel/security/lockdown";
 
-pub(super) fn kernel_reads(_: &Kernel) -> Found {
+pub(super) fn kernel_reads(_: &Asked<'_>) -> Found {
     let helper = BpfHelper::BPF_FUNC_probe_read_kernel;
     let state = std::fs::read_to_string(LOCKDOWN).unwrap_or_default();
     let why = if state.contains("[confidentiality]") {
@@ -149,7 +151,7 @@ pub(super) fn kernel_reads(_: &Kernel) -> Found {
     asked(is_helper_supported(ProgramType::RawTracePoint, helper), why)
 }
 
-pub(super) fn head_reads(kernel: &Kernel) -> Found {
+pub(super) fn head_reads(&Asked { kernel, .. }: &Asked<'_>) -> Found {
     let head = kernel.facts.offset("SK_BUFF_HEAD");
     let head = head.and_then(|offset| i16::try_from(offset).ok());
     let (Some(id), Some(head)) = (kernel.facts.tracepoint, head) else {
@@ -167,29 +169,16 @@ pub(super) fn head_reads(kernel: &Kernel) -> Found {
     loaded.map(drop).map_err(refused("the program is refused"))
 }
 
-pub(super) fn map_batch(_: &Kernel) -> Found {
+pub(super) fn map_batch(_: &Asked<'_>) -> Found {
     sys::read_empty_map_in_a_batch().map_err(refused("BPF_MAP_LOOKUP_BATCH"))
 }
 
-/// Where a BPF file system is mounted.
-fn bpf_file_system() -> Result<PathBuf, Lack> {
-    let path = "/proc/thread-self/mountinfo";
-    let mounts = std::fs::read_to_string(path).map_err(refused(path))?;
-    let none = "no BPF file system is mounted (mount -t bpf bpf /sys/fs/bpf)";
-    bpf_mount(&mounts).ok_or_else(|| missing(none))
-}
-
-/// The place of the BPF file system that was mounted last, in a table of `proc_pid_mountinfo(5)`.
-pub(crate) fn bpf_mount(mounts: &str) -> Option<PathBuf> {
-    mounts.lines().rev().find_map(|line| {
-        let (place, what) = line.split_once(" - ")?;
-        let point = place.split(' ').nth(4)?;
-        what.starts_with("bpf ").then(|| PathBuf::from(point))
-    })
-}
-
-pub(super) fn link_pinning(kernel: &Kernel) -> Found {
-    let directory = bpf_file_system()?;
+pub(super) fn link_pinning(asked: &Asked<'_>) -> Found {
+    let (kernel, directory) = (asked.kernel, asked.bpffs);
+    if !is_bpf_fs(directory) {
+        let place = directory.display();
+        return Err(missing(&format!("{place} is no BPF file system")));
+    }
     let link = attach_to_btf_tracepoint(kernel).or_else(|_| {
         let program = sys::load_tracepoint(None, &[Instruction::ZERO, Instruction::EXIT])
             .map_err(refused("the program is refused"))?;
@@ -202,7 +191,7 @@ pub(super) fn link_pinning(kernel: &Kernel) -> Found {
     std::fs::remove_file(&path).map_err(refused(&place))
 }
 
-pub(super) fn statistics(_: &Kernel) -> Found {
+pub(super) fn statistics(_: &Asked<'_>) -> Found {
     let enabled = enable_stats(Stats::RunTime);
     enabled
         .map(drop)

@@ -1,10 +1,13 @@
 //! The programs as the daemon loads them, with the tables that it fills.
 
+use std::path::Path;
+
 use anyhow::{Context as _, Result, ensure};
 use aya::Ebpf;
 use monitor::bpf::features::{Feature, Features};
 use monitor::bpf::kernel::Kernel;
 use monitor::bpf::load::{self, Settings};
+use monitor::bpf::pins::DEFAULT_MOUNT;
 use monitor::bpf::tables::Tables;
 use monitor::btf::{self, Btf};
 use monitor::config::{DEFAULT_LOG_BURST, DEFAULT_LOG_RATE};
@@ -25,7 +28,7 @@ pub(crate) fn load_raw() -> Result<Ebpf> {
 
 fn load_without(without: &[Feature]) -> Result<Ebpf> {
     let kernel = Kernel::read(None)?;
-    let features = Features::probe(&kernel, without);
+    let features = Features::probe(&kernel, Path::new(DEFAULT_MOUNT), without);
     let loaded = load::load(
         &kernel,
         &features,
