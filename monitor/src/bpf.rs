@@ -11,6 +11,7 @@ pub mod kernel;
 pub mod load;
 mod own_btf;
 pub mod pins;
+pub mod runs;
 pub mod silent;
 pub mod state;
 mod sys;

@@ -167,6 +167,17 @@ pub struct RunFlags {
     )]
     pub ephemeral: Option<bool>,
 
+    /// Have the kernel time its BPF programs while the daemon runs, for `program_run_seconds_total`.
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_parser = switch
+    )]
+    pub bpf_stats: Option<bool>,
+
     /// Show the verifier's whole log when the kernel refuses a program.
     #[arg(
         long,

@@ -71,6 +71,8 @@ pub struct Config {
     pub btf: Option<PathBuf>,
     /// What outlasts the daemon, and where.
     pub kept: Keep,
+    /// Whether the kernel keeps statistics of its programs while the daemon runs.
+    pub bpf_stats: bool,
     /// Features of the kernel that count as missing: an aid for tests, and only in the environment.
     pub without: Vec<Feature>,
     /// Whether the verifier's whole log is shown when it refuses a program.
@@ -306,6 +308,8 @@ impl Config {
             .values("PEERWATCH_WITHOUT", Feature::to_leave_out)?
             .unwrap_or_default();
         let kept = Keep::merge(flags, env, file)?;
+        let env_value = env.value("PEERWATCH_BPF_STATS", switch)?;
+        let bpf_stats = flags.bpf_stats.or(env_value).or(keys.bpf_stats);
         let env_value = env.value("PEERWATCH_VERIFIER_LOG", switch)?;
         let verifier_log = flags
             .verifier_log
@@ -327,6 +331,7 @@ impl Config {
             bpf_log,
             btf,
             kept,
+            bpf_stats: bpf_stats.unwrap_or(false),
             without,
             verifier_log,
             config_path,
@@ -401,6 +406,7 @@ impl Config {
             ("bpffs", self.kept.bpffs != new.kept.bpffs),
             ("state_dir", self.kept.state_dir != new.kept.state_dir),
             ("ephemeral", self.kept.ephemeral != new.kept.ephemeral),
+            ("bpf_stats", self.bpf_stats != new.bpf_stats),
             ("verifier_log", self.verifier_log != new.verifier_log),
         ]
         .into_iter()

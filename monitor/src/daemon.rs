@@ -178,6 +178,10 @@ pub async fn run(mut config: Config, early: Early, mut signals: Signals) -> Resu
         store,
         saved,
     } = start::prepare(&mut config, &early.kernel, &early.features)?;
+    source.loaded(hooks.loaded());
+    if let Some(statistics) = early.statistics {
+        source.keep_statistics(statistics);
+    }
     let shared_states = hooks.states();
     let mut interfaces = Interfaces::new(config.interfaces.clone(), tables, Arc::clone(&source));
     // First what the programs need to know, then the hooks: a packet must not be counted as somebody

@@ -15,6 +15,8 @@ use prometheus::{Registry, TextEncoder};
 use crate::bpf::Hook;
 use crate::bpf::attach::SharedStates;
 use crate::bpf::counters::{Counters, Snapshot};
+use crate::bpf::load::Loaded;
+use crate::bpf::runs::{Runs, Statistics};
 use crate::config::LOOPBACK;
 use crate::conntrack::Conntrack;
 use crate::drop::ReasonTable;
@@ -66,6 +68,7 @@ pub struct Source {
     /// Those that daemons before could not write.
     unwritten_before: AtomicU64,
     attempts_suppressed: AtomicU64,
+    runs: Mutex<Runs>,
     states: SharedStates,
     reasons: Arc<ReasonTable>,
     kernel: KernelInfo,
@@ -100,6 +103,7 @@ impl Source {
             unwritten: OnceLock::new(),
             unwritten_before: AtomicU64::new(0),
             attempts_suppressed: AtomicU64::new(0),
+            runs: Mutex::new(Runs::default()),
             states,
             reasons,
             kernel,
@@ -161,9 +165,15 @@ impl Source {
         &self.kernel.release
     }
 
-    /// The drop program was loaded late.
-    pub fn drop_program_loaded(&self, program: Option<std::os::fd::BorrowedFd<'_>>) {
-        lock(&self.counters).watch_drop_program(program);
+    /// Programs were loaded.
+    pub fn loaded(&self, loaded: &Loaded) {
+        lock(&self.counters).watch_drop_program(loaded.drop_fd());
+        lock(&self.runs).watch(loaded.attachable());
+    }
+
+    /// The kernel's statistics of programs, which are kept as long as this is.
+    pub fn keep_statistics(&self, statistics: Statistics) {
+        lock(&self.runs).keep(statistics);
     }
 
     /// Changes what the metrics show of attempts.
@@ -321,6 +331,7 @@ impl Source {
         families.extend(families::hooks(&states));
         families.extend(families::continuity(&self.states));
         families.extend(families::maps(&snapshot, &lock(&self.attempts)));
+        families.extend(families::runs(lock(&self.runs).read().as_ref()));
         families.extend(families::losses(&snapshot, &self.lines()));
         families.extend(families::info(
             &self.kernel,

@@ -124,6 +124,8 @@ pub struct Shown {
     pub floors: BTreeMap<u16, (u64, u64)>,
     /// Names of interfaces.
     pub interfaces: Interfaces,
+    /// What programs cost whose place others took: nanoseconds and runs, by name.
+    pub runs: BTreeMap<String, (u64, u64)>,
 }
 
 /// The interfaces, as metrics show them.

@@ -34,7 +34,7 @@ use servers::{Message, Pager, Prometheus, alertmanager};
 const SCALE: &str = "1/20";
 
 /// States are decided as ever, only of a shorter window.
-const CONFIGURATION: &str = "[[traffic]]\nname = \"do_peer\"\nwindow = \"1m\"\nrecovery = \"2s\"\n\
+const CONFIGURATION: &str = "bpf_stats = true\n[[traffic]]\nname = \"do_peer\"\nwindow = \"1m\"\nrecovery = \"2s\"\n\
     blocked_spread = \"2s\"\n";
 
 /// How long each step may take, on a machine with other things to do.

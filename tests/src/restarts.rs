@@ -11,6 +11,7 @@ use crate::daemon::{Start, binary};
 use crate::netns::{TempDir, keep, run, unique_prefix};
 use crate::scrape::{Counts, Series, parse_values};
 
+mod cost;
 pub mod ends;
 pub mod kills;
 pub mod load;
@@ -28,6 +29,7 @@ pub fn trials() -> Vec<Trial> {
         ends::TRIALS,
         places::TRIALS,
         tampered::TRIALS,
+        cost::TRIALS,
     ]
     .concat()
 }

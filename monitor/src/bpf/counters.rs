@@ -324,9 +324,12 @@ fn recursion_misses(program: &OwnedFd) -> u64 {
 }
 
 pub(crate) fn parse_misses(fdinfo: &str) -> Option<u64> {
-    let value = fdinfo
-        .lines()
-        .find_map(|line| line.strip_prefix("recursion_misses:"))?;
+    value_of(fdinfo, "recursion_misses:")
+}
+
+/// A number of a program's `/proc/self/fdinfo`.
+pub(super) fn value_of(fdinfo: &str, key: &str) -> Option<u64> {
+    let value = fdinfo.lines().find_map(|line| line.strip_prefix(key))?;
     value.trim().parse().ok()
 }
 

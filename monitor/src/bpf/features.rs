@@ -166,8 +166,8 @@ features! {
     /// Run time of programs.
     Statistics "statistics", probes::statistics {
         how: "BPF_ENABLE_STATS, given back at once",
-        used_by: "nothing yet",
-        without: "nothing changes",
+        used_by: "run time of the kernel programs (--bpf-stats)",
+        without: "it is not known",
     }
 }
 

@@ -207,6 +207,12 @@ impl Loaded {
         self.programs.get(name).map(AsFd::as_fd)
     }
 
+    /// Those that are loaded.
+    pub fn attachable(&self) -> impl Iterator<Item = (&'static str, BorrowedFd<'_>)> {
+        let loaded = |(name, _)| Some((name, self.program(name)?));
+        self.programs().filter_map(loaded)
+    }
+
     /// The drop program, where it is loaded.
     #[must_use]
     pub fn drop_fd(&self) -> Option<BorrowedFd<'_>> {

@@ -37,6 +37,7 @@ fn run_takes_its_flags() {
         "--bpffs=/b",
         "--state-dir=/s",
         "--ephemeral",
+        "--bpf-stats",
         "--config=/x",
     ])
     .unwrap();

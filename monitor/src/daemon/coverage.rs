@@ -140,7 +140,7 @@ pub(super) fn watch(hooks: &mut Hooks, cgroup: &Root) {
 pub(super) fn retry(hooks: &mut Hooks, interfaces: &Interfaces, source: &Source, cgroup: &Root) {
     for program in hooks.load_again() {
         info!("the kernel takes the program {program} now");
-        source.drop_program_loaded(hooks.loaded().drop_fd());
+        source.loaded(hooks.loaded());
     }
     source.with_attempts(|attempts| attempts.followed = hooks.loaded().follows_attempts());
     for hook in [Hook::Deliver, Hook::Drop] {

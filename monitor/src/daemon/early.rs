@@ -8,6 +8,7 @@ use tracing::{debug, warn};
 use super::RunError;
 use crate::bpf::features::{Feature, Features, LEFT_OUT};
 use crate::bpf::kernel::Kernel;
+use crate::bpf::runs::Statistics;
 use crate::cgroup::Root;
 use crate::config::Config;
 use crate::http;
@@ -23,6 +24,8 @@ pub struct Early {
     /// user's (`CAP_DAC_READ_SEARCH`).
     pub(super) kernel: Kernel,
     pub(super) features: Features,
+    /// The kernel's statistics of programs, where they are wanted (`CAP_SYS_ADMIN`).
+    pub(super) statistics: Option<Statistics>,
     /// Maybe through a private mount (`CAP_SYS_ADMIN`).
     pub(super) cgroup: Root,
     /// The place of the one daemon of this network namespace.
@@ -49,6 +52,7 @@ impl Early {
         }
         let (kernel, features) = kernel(config)?;
         let cgroup = Root::find();
+        let statistics = statistics(config);
         privileges::give_up();
         if let Some(path) = &config.config_path {
             privileges::check_readable_again(path);
@@ -57,9 +61,26 @@ impl Early {
             listener,
             kernel,
             features,
+            statistics,
             cgroup,
             _instance: instance,
         })
+    }
+}
+
+/// Turns the kernel's statistics of programs on, where they are wanted.
+fn statistics(config: &Config) -> Option<Statistics> {
+    if !config.bpf_stats {
+        return None;
+    }
+    match Statistics::enable() {
+        Ok(statistics) => Some(statistics),
+        Err(error) => {
+            warn!(
+                "the kernel does not time its programs (--bpf-stats, needs CAP_SYS_ADMIN): {error}"
+            );
+            None
+        }
     }
 }
 

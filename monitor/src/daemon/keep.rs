@@ -217,6 +217,13 @@ pub(super) fn commit(hooks: &mut Hooks, traffics: &Traffics, source: &Source) {
     {
         warn!("{error}");
     }
+    if let Some(kept) = hooks.kept() {
+        for (name, _) in hooks.loaded().programs() {
+            if let Some(before) = kept.program_before(name) {
+                source.take_runs(name, &before);
+            }
+        }
+    }
     if let Err(error) = hooks.commit(traffics.owners()) {
         error!("the next daemon may have to begin at 0: {error}");
     }

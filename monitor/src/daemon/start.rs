@@ -86,8 +86,7 @@ pub(super) fn prepare(
     tables.set_teredo(teredo_index(&config.traffics))?;
     tables.set_reasons(kernel.reasons.infos())?;
     let places = places::Watched::new(kernel.reasons.clone(), &mut tables)?;
-    let mut counters = Counters::new(&mut loaded.ebpf)?;
-    counters.watch_drop_program(loaded.drop_fd());
+    let counters = Counters::new(&mut loaded.ebpf)?;
     let teredo = Teredo::new(&mut loaded.ebpf)?;
     let mut map = AttemptMap::new(&mut loaded.ebpf)?;
     if let Some(before) = loaded.kept.as_mut().and_then(Kept::attempts_before)

@@ -1,6 +1,7 @@
 //! Building metric families, and those that say how the monitor itself fares.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use prometheus::core::Desc;
 use prometheus::proto::{
@@ -11,11 +12,13 @@ use super::KernelInfo;
 use super::attempts::Attempts;
 use super::names::{
     ALL, BUILD_INFO, EVENTS_LOST, HOOK_ATTACHED, HOOK_INFO, KERNEL_INFO, LOG_SUPPRESSED,
-    MAP_CAPACITY, MAP_ENTRIES, MAP_FULL, Name, REATTACHMENTS, RELOAD, RESTART_GAP, TRAFFIC_INFO,
+    MAP_CAPACITY, MAP_ENTRIES, MAP_FULL, Name, PROGRAM_RUNS, PROGRAM_SECONDS, REATTACHMENTS,
+    RELOAD, RESTART_GAP, TRAFFIC_INFO,
 };
 use crate::bpf::Hook;
 use crate::bpf::attach::{HookStates, SharedStates};
 use crate::bpf::counters::{Fill, Snapshot};
+use crate::bpf::runs::Run;
 use crate::traffic::Traffics;
 use monitor_common::event::loss;
 
@@ -54,25 +57,21 @@ impl Family {
         reason = "the format has floats; they are exact up to 2^53"
     )]
     pub(super) fn add(&mut self, labels: &[(&str, &str)], value: u64) {
+        self.add_fraction(labels, value as f64);
+    }
+
+    /// Adds one series with a fraction.
+    pub(super) fn add_fraction(&mut self, labels: &[(&str, &str)], value: f64) {
         let mut metric = self.labelled(labels);
         if self.name.kind == MetricType::COUNTER {
             let mut counter = Counter::default();
-            counter.set_value(value as f64);
+            counter.set_value(value);
             metric.set_counter(counter);
         } else {
             let mut gauge = Gauge::default();
-            gauge.set_value(value as f64);
+            gauge.set_value(value);
             metric.set_gauge(gauge);
         }
-        self.metrics.push(metric);
-    }
-
-    /// Adds one series of a gauge with a fraction.
-    pub(super) fn add_fraction(&mut self, labels: &[(&str, &str)], value: f64) {
-        let mut metric = self.labelled(labels);
-        let mut gauge = Gauge::default();
-        gauge.set_value(value);
-        metric.set_gauge(gauge);
         self.metrics.push(metric);
     }
 
@@ -169,6 +168,18 @@ pub(super) fn maps(snapshot: &Snapshot, attempts: &Attempts) -> [Family; 3] {
         full.add(&labels, fill.full);
     }
     [entries, capacity, full]
+}
+
+/// What the programs cost, where the kernel keeps statistics.
+pub(super) fn runs(programs: Option<&BTreeMap<&'static str, Run>>) -> [Family; 2] {
+    let mut time = Family::new(PROGRAM_SECONDS);
+    let mut runs = Family::new(PROGRAM_RUNS);
+    for (program, run) in programs.into_iter().flatten() {
+        let labels = [("program", *program)];
+        time.add_fraction(&labels, Duration::from_nanos(run.nanoseconds).as_secs_f64());
+        runs.add(&labels, run.count);
+    }
+    [time, runs]
 }
 
 /// Lines that are not in the log.

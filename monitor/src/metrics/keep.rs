@@ -64,6 +64,7 @@ impl Source {
         let changes = lock(&self.firewall).changes.clone();
         let floors = lock(&self.floors).clone();
         let interfaces = lock(&self.interfaces).save();
+        let runs = lock(&self.runs).save();
         saved::Shown {
             moments,
             changes,
@@ -73,6 +74,7 @@ impl Source {
             reattached: self.states.reattached(),
             floors,
             interfaces,
+            runs,
         }
     }
 
@@ -87,6 +89,7 @@ impl Source {
             .store(saved.attempts_suppressed, Ordering::Relaxed);
         self.states.resume_reattached(saved.reattached);
         lock(&self.interfaces).resume(saved.interfaces, same_maps);
+        lock(&self.runs).resume(saved.runs);
         if same_maps {
             *lock(&self.floors) = saved.floors;
         }
@@ -101,6 +104,11 @@ impl Source {
         lock(&self.counters)
             .take_missed(program)
             .map_err(|error| error.to_string())
+    }
+
+    /// Another program takes this one's place: what it cost is not forgotten.
+    pub fn take_runs(&self, name: &str, program: &OwnedFd) {
+        lock(&self.runs).take(name, program);
     }
 
     /// No other interfaces than these are there: what others counted goes to `other`.

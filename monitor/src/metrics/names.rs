@@ -56,6 +56,8 @@ names! {
     MAP_ENTRIES: GAUGE Now ["map"] "map_entries" "Entries of a map of the kernel programs.";
     MAP_CAPACITY: GAUGE Now ["map"] "map_capacity" "The most entries that a map of the kernel programs holds.";
     MAP_FULL: COUNTER Maps ["map"] "map_full_total" "How often a map of the kernel programs had no room for a new entry.";
+    PROGRAM_SECONDS: COUNTER State ["program"] "program_run_seconds_total" "Time that a kernel program took, what it goes on with included. Only where the kernel keeps BPF statistics (--bpf-stats).";
+    PROGRAM_RUNS: COUNTER State ["program"] "program_runs_total" "How often a kernel program ran. Only where the kernel keeps BPF statistics (--bpf-stats).";
     EVENTS_LOST: COUNTER Maps ["stream"] "events_lost_total" "Events that were thrown away: packets, because the ring buffer to the daemon was full; packet_log, because the reader of the log was too slow; log_write, because the line could not be written, as on a full disk; drops, because an interrupt came while the drop program ran, so that freed packets of any kind were not looked at.";
     LOG_SUPPRESSED: COUNTER Maps ["stream"] "log_suppressed_total" "Events that the rate limit kept out of the log.";
     ATTEMPTS: COUNTER State ["traffic", "family", "direction", "outcome", "blocked_by"] "attempts_total" "Attempts to open a connection that ended, by how, and by who ended them. Repeated packets of one attempt add nothing.";

@@ -193,17 +193,21 @@ impl Kept {
         object::get(&self.pins.map(before.number, "PORT_TABLE")).ok()
     }
 
-    /// The drop program before, where another one takes its place.
+    /// A program before, where another one takes its place.
     #[must_use]
-    pub fn drop_program_before(&self) -> Option<OwnedFd> {
+    pub fn program_before(&self, name: &str) -> Option<OwnedFd> {
         let before = self
             .before
             .as_ref()
             .filter(|_| self.mode == Use::TakeOver)?;
-        let path = |name: &str| self.pins.program(before.number, name);
-        [TP_BTF, RAW_TP]
-            .iter()
-            .find_map(|name| object::get(&path(name)).ok())
+        object::get(&self.pins.program(before.number, name)).ok()
+    }
+
+    /// The drop program before, where another one takes its place.
+    #[must_use]
+    pub fn drop_program_before(&self) -> Option<OwnedFd> {
+        let mut names = [TP_BTF, RAW_TP].iter();
+        names.find_map(|name| self.program_before(name))
     }
 
     /// A program that was left, where all of it is taken as it is.
