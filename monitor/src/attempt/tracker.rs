@@ -35,6 +35,7 @@ const ANSWERED: usize = 114_688;
 pub(crate) const fn room(max_attempts: usize) -> usize {
     limits::hash_table::<(AttemptKey, Done)>(REMEMBERED + max_attempts)
         + limits::list::<AttemptKey>(REMEMBERED + max_attempts)
+        + limits::hash_table::<(AttemptKey, Vanished)>(max_attempts)
         // Those of this reading and those of the one before.
         + 2 * limits::hash_table::<(AttemptKey, Answered)>(ANSWERED)
         + limits::list::<Finished>(max_attempts)
@@ -49,6 +50,16 @@ struct Done {
     first_ns: u64,
     last: Duration,
     succeeded: bool,
+    /// The last reading that met its record: as long as that is there, it must not be judged anew.
+    #[serde(skip)]
+    met: Duration,
+}
+
+/// A record of which there is nothing to say, until it is deleted.
+#[derive(Debug, Deserialize, Serialize)]
+struct Vanished {
+    first_ns: u64,
+    syn_ns: u64,
 }
 
 /// An attempt whose answer passed.
@@ -110,6 +121,8 @@ pub struct Tracker {
     order: VecDeque<AttemptKey>,
     /// Answered attempts that are not judged yet: a flood may push them out of the map.
     answered: HashMap<AttemptKey, Answered>,
+    /// Records that are to be deleted, and may be met until they are.
+    vanished: HashMap<AttemptKey, Vanished>,
     /// What is known of the hosts that they reach, or do not.
     pub hosts: Hosts,
     /// Records that ended, or that were made again for an attempt that had; this and what follows by
@@ -120,6 +133,9 @@ pub struct Tracker {
     last_lost: PerTraffic,
     /// Lost from maps that are gone.
     lost_before: PerTraffic,
+    /// Whether what was made before the first reading is accounted for: nobody knows what became of it.
+    #[serde(skip)]
+    has_begun: bool,
 }
 
 /// The address of a record.
@@ -136,6 +152,8 @@ struct Reading {
     many_fail: OnceCell<bool>,
     /// The answered attempts of the reading before that have not been met in this one.
     answered: HashMap<AttemptKey, Answered>,
+    /// The vanished ones, likewise.
+    vanished: HashMap<AttemptKey, Vanished>,
 }
 
 struct View<'a> {
@@ -180,18 +198,23 @@ impl Tracker {
             table,
             many_fail: OnceCell::new(),
             answered: std::mem::take(&mut self.answered),
+            vanished: std::mem::take(&mut self.vanished),
         };
+        let mut met = PerTraffic::default();
         for (key, attempt) in entries {
+            count(&mut met, &attempt);
             self.look(key, attempt, &mut reading, &mut scan);
         }
         // What is not in the map any more.
         for (key, Answered { first_ns, attempt }) in std::mem::take(&mut reading.answered) {
             self.decide(key, first_ns, &attempt, &reading, &mut scan);
         }
-        for key in &scan.forget {
-            self.done.remove(key);
-        }
         self.expire(now);
+        if !std::mem::replace(&mut self.has_begun, true) {
+            for ((accounted, created), met) in self.accounted.iter_mut().zip(created).zip(met) {
+                *accounted = accounted.saturating_add(created.saturating_sub(met));
+            }
+        }
         for (at, created) in created.iter().enumerate() {
             let known = self.accounted[at].saturating_add(self.live[at]);
             let lost = created.saturating_sub(known);
@@ -219,6 +242,7 @@ impl Tracker {
                 count(&mut self.accounted, &attempt);
             }
             done.last = Duration::from_nanos(attempt.syn_ns.max(attempt.repeated_ns));
+            done.met = reading.now;
             if !done.succeeded && attempt.answered_ns != 0 {
                 done.succeeded = true;
                 if let Some(late) = late(&attempt) {
@@ -229,6 +253,17 @@ impl Tracker {
                 scan.forget.push(key);
             }
             return;
+        }
+        if let Some(vanished) = reading.vanished.remove(&key) {
+            if (vanished.first_ns, vanished.syn_ns) == (first_ns, attempt.syn_ns) {
+                self.vanished.insert(key, vanished);
+                scan.forget.push(key);
+                return;
+            }
+            if vanished.first_ns == first_ns {
+                // Its SYN came again before it was deleted: it is not over.
+                uncount(&mut self.accounted, &attempt);
+            }
         }
         if let Some(before) = reading.answered.remove(&key) {
             if before.first_ns != first_ns {
@@ -274,6 +309,8 @@ impl Tracker {
             }
             Judgement::Vanished => {
                 count(&mut self.accounted, attempt);
+                let syn_ns = attempt.syn_ns;
+                self.vanished.insert(key, Vanished { first_ns, syn_ns });
                 scan.forget.push(key);
             }
             Judgement::Ended {
@@ -283,7 +320,8 @@ impl Tracker {
             } => {
                 count(&mut self.accounted, attempt);
                 let finished = finished(key, attempt, outcome, blocked_by, reading.now);
-                self.end(key, first_ns, attempt, outcome, finished.as_ref());
+                let done = finished.as_ref();
+                self.end(key, first_ns, attempt, outcome, done, reading.now);
                 scan.finished
                     .extend(finished.map(|finished| (finished, reason)).map(with_reason));
             }
@@ -327,11 +365,13 @@ impl Tracker {
         attempt: &Attempt,
         outcome: Outcome,
         finished: Option<&Finished>,
+        now: Duration,
     ) {
         let done = Done {
             first_ns,
             last: Duration::from_nanos(attempt.syn_ns.max(attempt.repeated_ns)),
             succeeded: outcome == Outcome::Established || attempt.answered_ns != 0,
+            met: now,
         };
         self.done.insert(key, done);
         self.order.push_back(key);
@@ -344,13 +384,14 @@ impl Tracker {
     }
 
     fn expire(&mut self, now: Duration) {
-        while let Some(key) = self.order.front() {
+        for _ in 0..self.order.len() {
+            let Some(key) = self.order.front() else { break };
+            let is_full = self.order.len() > REMEMBERED;
             match self.done.get(key) {
-                Some(done)
-                    if now.saturating_sub(done.last) < KEEP && self.order.len() <= REMEMBERED =>
-                {
-                    break;
-                }
+                // Judged anew, it would count twice.
+                Some(done) if done.met == now && is_full => self.order.rotate_left(1),
+                Some(done) if done.met == now => break,
+                Some(done) if now.saturating_sub(done.last) < KEEP && !is_full => break,
                 _ => {
                     self.done.remove(key);
                     self.order.pop_front();
@@ -373,6 +414,13 @@ pub fn total(counts: &PerTraffic) -> u64 {
 fn count(counts: &mut PerTraffic, attempt: &Attempt) {
     if let Some(count) = counts.get_mut(usize::from(attempt.traffic)) {
         *count = count.saturating_add(1);
+    }
+}
+
+/// Takes back what [`count`] did.
+fn uncount(counts: &mut PerTraffic, attempt: &Attempt) {
+    if let Some(count) = counts.get_mut(usize::from(attempt.traffic)) {
+        *count = count.saturating_sub(1);
     }
 }
 

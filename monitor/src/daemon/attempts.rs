@@ -160,7 +160,8 @@ impl Attempts {
             || !scan.forget.is_empty()
             || teredo_came
             || (counted, records) != (self.counted, self.records);
-        self.forget.extend(scan.forget);
+        // Each reading names all that are there.
+        self.forget = scan.forget;
         self.counted = counted;
         self.records = records;
         Ok(News {

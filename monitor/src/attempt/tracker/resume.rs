@@ -16,6 +16,7 @@ impl Tracker {
         keys.extend(self.done.iter().map(|(key, done)| (done.last, *key)));
         keys.sort_unstable_by_key(|(last, _)| *last);
         self.order = keys.into_iter().map(|(_, key)| key).collect();
+        self.has_begun = same_maps;
         if !same_maps {
             for (lost_before, lost) in self.lost_before.iter_mut().zip(&mut self.lost) {
                 *lost_before = lost_before.saturating_add(std::mem::take(lost));

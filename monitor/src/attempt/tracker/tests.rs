@@ -115,6 +115,7 @@ fn a_late_answer_is_told_and_adds_no_attempt() {
 #[test]
 fn what_is_lost_of_one_traffic_says_nothing_of_another() {
     let mut tracker = Tracker::default();
+    scan(&mut tracker, 0, 0, &[]);
     let quiet = Attempt {
         traffic: 1,
         ..forwarded(3_500)
@@ -131,6 +132,7 @@ fn what_is_lost_of_one_traffic_says_nothing_of_another() {
 #[test]
 fn what_was_pushed_out_is_lost_and_what_comes_again_is_not_counted_twice() {
     let mut tracker = Tracker::default();
+    scan(&mut tracker, 0, 0, &[]);
     // Ten were made, three are left, and one of them ended.
     let entries = [
         (key(1), established(0)),
@@ -203,6 +205,80 @@ fn what_came_in_and_vanished_is_forgotten() {
     assert_eq!(scan_1.forget, [key(1)]);
     scan(&mut tracker, 9_000, 1, &[]);
     assert_eq!(tracker.lost(), of_first(0));
+}
+
+/// Records are deleted once it is noted what became of them, which may take some readings.
+#[test]
+fn a_record_that_is_still_there_is_not_judged_again() {
+    let mut tracker = Tracker::default();
+    scan(&mut tracker, 0, 0, &[]);
+    let silent = Attempt {
+        passed_ns: 0,
+        ..forwarded(0)
+    };
+    let entries = [(key(1), established(0)), (key(2), silent)];
+    // A third one was made and is nowhere.
+    assert_eq!(scan(&mut tracker, 8_000, 3, &entries).finished.len(), 1);
+    for ms in [130_001, 130_500, 131_000, 140_000] {
+        let again = scan(&mut tracker, ms, 3, &entries);
+        assert!(again.finished.is_empty(), "{ms}");
+        let mut forget = again.forget;
+        forget.sort_unstable_by_key(|key| key.sequence);
+        assert_eq!(forget, [key(1), key(2)], "{ms}");
+    }
+    assert_eq!(tracker.lost(), of_first(1), "the third");
+    scan(&mut tracker, 141_000, 3, &[]);
+    assert!(tracker.done.is_empty() && tracker.order.is_empty() && tracker.vanished.is_empty());
+    let another = [(key(1), established(150_000))];
+    assert_eq!(scan(&mut tracker, 160_000, 4, &another).finished.len(), 1);
+}
+
+#[test]
+fn a_syn_that_comes_again_before_its_record_is_deleted_is_followed() {
+    let mut tracker = Tracker::default();
+    scan(&mut tracker, 0, 0, &[]);
+    let silent = Attempt {
+        passed_ns: 0,
+        ..forwarded(0)
+    };
+    assert_eq!(
+        scan(&mut tracker, 8_000, 1, &[(key(1), silent)]).forget,
+        [key(1)]
+    );
+    let again = Attempt {
+        syn_ns: ns(8_200),
+        passed_ns: ns(8_200),
+        answered_ns: ns(8_201),
+        repeated_ns: ns(8_201),
+        ..silent
+    };
+    assert!(
+        scan(&mut tracker, 8_500, 1, &[(key(1), again)])
+            .forget
+            .is_empty()
+    );
+    assert_eq!(
+        scan(&mut tracker, 12_000, 1, &[(key(1), again)])
+            .finished
+            .len(),
+        1
+    );
+    assert_eq!(tracker.lost(), of_first(0));
+    assert_eq!(tracker.accounted, of_first(1));
+}
+
+/// The counter of records goes on from the boot, where what was known of them is not.
+#[test]
+fn what_was_made_before_all_that_is_known_is_not_lost() {
+    let mut tracker = Tracker::default();
+    let entries = [(key(1), established(0))];
+    for ms in [1_000, 1_500, 2_000] {
+        scan(&mut tracker, ms, 500, &entries);
+    }
+    assert_eq!(tracker.lost(), of_first(0));
+    scan(&mut tracker, 2_500, 502, &entries);
+    scan(&mut tracker, 3_000, 502, &entries);
+    assert_eq!(tracker.lost(), of_first(2));
 }
 
 #[test]
