@@ -2,22 +2,24 @@
 
 use std::cell::OnceCell;
 use std::collections::{HashMap, VecDeque};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
+use monitor_common::Direction;
 use monitor_common::attempt::{Attempt, AttemptKey, Maker};
-use monitor_common::{Direction, Family, Protocol};
 use serde::{Deserialize, Serialize};
 
 mod hosts;
+mod record;
 mod resume;
 
 use crate::bpf::attempts::PerTraffic;
 use crate::limits;
 
 use super::judge::{Judgement, World, judge};
-use super::{BlockedBy, Finished, Outcome};
+use super::{Finished, Outcome};
 pub use hosts::Hosts;
+use record::{again, count, finished, late, uncount, with_reason};
 
 /// How long a finished attempt keeps its key after its last SYN: a client repeats one for over two
 /// minutes.
@@ -408,76 +410,6 @@ pub fn total(counts: &PerTraffic) -> u64 {
     counts
         .iter()
         .fold(0, |sum, count| sum.saturating_add(*count))
-}
-
-/// Counts an attempt for its traffic; every index that the programs write has a place.
-fn count(counts: &mut PerTraffic, attempt: &Attempt) {
-    if let Some(count) = counts.get_mut(usize::from(attempt.traffic)) {
-        *count = count.saturating_add(1);
-    }
-}
-
-/// Takes back what [`count`] did.
-fn uncount(counts: &mut PerTraffic, attempt: &Attempt) {
-    if let Some(count) = counts.get_mut(usize::from(attempt.traffic)) {
-        *count = count.saturating_sub(1);
-    }
-}
-
-/// An answered attempt whose record was made again by a SYN.
-fn again(answered: Attempt, syn_ns: u64) -> Attempt {
-    let last = answered.repeated_ns;
-    if syn_ns <= last {
-        return answered;
-    }
-    Attempt {
-        syn_ns,
-        repeats: answered.repeats.saturating_add(1),
-        gap_ns: syn_ns - last,
-        repeated_ns: syn_ns,
-        ..answered
-    }
-}
-
-fn with_reason((finished, reason): (Finished, Option<u32>)) -> Finished {
-    Finished { reason, ..finished }
-}
-
-fn late(attempt: &Attempt) -> Option<Late> {
-    Some(Late {
-        traffic: attempt.traffic,
-        direction: Direction::from_code(attempt.direction)?,
-        at: Duration::from_nanos(attempt.answered_ns),
-    })
-}
-
-/// `None` for codes that no kernel program of this version writes.
-fn finished(
-    key: AttemptKey,
-    attempt: &Attempt,
-    outcome: Outcome,
-    blocked_by: BlockedBy,
-    now: Duration,
-) -> Option<Finished> {
-    let family = Family::from_code(u8::try_from(key.family).ok()?)?;
-    let first = Duration::from_nanos(attempt.first_ns);
-    let handshake = (outcome == Outcome::Established)
-        .then(|| Duration::from_nanos(attempt.answered_ns).saturating_sub(first));
-    let end = |bytes, port| SocketAddr::new(address(bytes), u16::from_be(port));
-    Some(Finished {
-        traffic: attempt.traffic,
-        protocol: Protocol::Tcp,
-        family,
-        direction: Direction::from_code(attempt.direction)?,
-        outcome,
-        blocked_by,
-        first,
-        ended: now,
-        handshake,
-        client: end(attempt.client, attempt.client_port),
-        target: end(attempt.target, attempt.target_port),
-        reason: None,
-    })
 }
 
 #[cfg(test)]

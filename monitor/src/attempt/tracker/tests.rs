@@ -1,4 +1,7 @@
+use monitor_common::Family;
+
 use super::*;
+use crate::attempt::BlockedBy;
 
 const MS: u64 = 1_000_000;
 
