@@ -11,9 +11,11 @@
 //! settings adopts it as it is. Any other makes the next generation, which takes over the maps that count;
 //! then the links get the new programs, and the old generation goes.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
@@ -21,6 +23,8 @@ use monitor_common::traffic::MAX_TRAFFICS;
 use nix::errno::Errno;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use thiserror::Error;
+
+mod folder;
 
 use super::sys::{self, object};
 use crate::privileges::hint;
@@ -36,6 +40,8 @@ pub const DEFAULT_MOUNT: &str = "/sys/fs/bpf";
 pub const FOLDER: &str = "peerwatch";
 
 const LINKS: &str = "links";
+/// How the name of a namespace's folder begins.
+const NETNS: &str = "netns-";
 const IDENTITY: &str = "identity";
 
 /// The longest name of a traffic, bytes.
@@ -96,8 +102,8 @@ pub struct Generation {
 fn folder(mount: &Path, inum: u32, cookie: Option<u64>) -> PathBuf {
     let name = match cookie {
         // Unlike the number, no later namespace gets the cookie again.
-        Some(cookie) => format!("netns-{inum}-{cookie}"),
-        None => format!("netns-{inum}"),
+        Some(cookie) => format!("{NETNS}{inum}-{cookie}"),
+        None => format!("{NETNS}{inum}"),
     };
     mount.join(FOLDER).join(format!("v{LAYOUT}")).join(name)
 }
@@ -155,7 +161,8 @@ impl Pins {
     #[must_use]
     pub fn find(mount: &Path, inum: u32, cookie: Option<u64>) -> Option<Self> {
         let folder = folder(mount, inum, cookie);
-        (is_bpf_fs(mount) && folder.is_dir()).then_some(Self { folder })
+        let pins = Self { folder };
+        (is_bpf_fs(mount) && pins.opened().is_ok()).then_some(pins)
     }
 
     /// All pins in a BPF file system, of whatever layout.
@@ -164,9 +171,42 @@ impl Pins {
         if !is_bpf_fs(mount) {
             return Vec::new();
         }
-        let layouts = entries(&mount.join(FOLDER));
-        let folders = layouts.iter().flat_map(|layout| entries(layout));
-        folders.map(|folder| Self { folder }).collect()
+        let inside = |names: &[&OsStr], prefix: &str| -> Vec<OsString> {
+            let found =
+                folder::below(mount, names).and_then(|folder| folder::names(folder.as_fd()));
+            let found = found.unwrap_or_default().into_iter();
+            let found = found.map(|name| OsString::from_vec(name.into_bytes()));
+            found
+                .filter(|name| name.as_bytes().starts_with(prefix.as_bytes()))
+                .collect()
+        };
+        let top = OsStr::new(FOLDER);
+        let mut all = Vec::new();
+        for layout in inside(&[top], "v") {
+            for name in inside(&[top, &layout], NETNS) {
+                let folder = mount.join(top).join(&layout).join(name);
+                all.push(Self { folder });
+            }
+        }
+        all.retain(|pins| pins.opened().is_ok());
+        all
+    }
+
+    /// The mount, and the names of the folders from there to this one.
+    fn place(&self) -> (&Path, [&OsStr; 3]) {
+        let paths: Vec<&Path> = self.folder.ancestors().take(4).collect();
+        let name = |above: usize| {
+            let path = paths.get(above).copied();
+            path.and_then(Path::file_name).unwrap_or_default()
+        };
+        let mount = paths.get(3).copied().unwrap_or(Path::new("/"));
+        (mount, [name(2), name(1), name(0)])
+    }
+
+    /// The folder itself: no symbolic link on the way, and nobody else's.
+    fn opened(&self) -> io::Result<OwnedFd> {
+        let (mount, names) = self.place();
+        folder::below(mount, &names)
     }
 
     /// Where they are.
@@ -178,7 +218,7 @@ impl Pins {
     /// The number of the network namespace, out of the folder's name.
     #[must_use]
     pub fn namespace(&self) -> Option<u32> {
-        let name = self.folder.file_name()?.to_str()?.strip_prefix("netns-")?;
+        let name = self.folder.file_name()?.to_str()?.strip_prefix(NETNS)?;
         name.split('-').next()?.parse().ok()
     }
 
@@ -266,9 +306,22 @@ impl Pins {
     pub fn keep_only(&self, number: u32) -> Result<(), PinsError> {
         let others = self.numbers().into_iter().filter(|other| *other != number);
         for other in others {
-            remove(&self.folder.join(other.to_string()))?;
+            self.forget(other)?;
         }
         Ok(())
+    }
+
+    /// Removes a generation.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel said.
+    pub fn forget(&self, number: u32) -> Result<(), PinsError> {
+        let name = number.to_string();
+        let removed = self
+            .opened()
+            .and_then(|folder| folder::remove(folder.as_fd(), OsStr::new(&name)));
+        removed.map_err(at(&self.folder.join(name)))
     }
 
     /// Where a link is pinned.
@@ -282,19 +335,6 @@ impl Pins {
         let paths = entries(&self.folder.join(LINKS));
         let names = paths.iter().filter_map(|path| path.file_name()?.to_str());
         names.map(str::to_owned).collect()
-    }
-
-    /// The programs that are pinned.
-    #[must_use]
-    pub fn programs(&self) -> Vec<OwnedFd> {
-        let numbers = self.numbers().into_iter();
-        let paths = numbers.flat_map(|number| entries(&self.folder.join(number.to_string())));
-        let is_program = |path: &PathBuf| {
-            let name = path.file_name().and_then(|name| name.to_str());
-            name.is_some_and(|name| name.starts_with("program_"))
-        };
-        let open = |path: PathBuf| object::get(&path).ok();
-        paths.filter(is_program).filter_map(open).collect()
     }
 
     /// Whether the namespace is gone: its loopback device, which only goes with it, is.
@@ -311,11 +351,17 @@ impl Pins {
     ///
     /// What the kernel said.
     pub fn remove(&self) -> Result<(), PinsError> {
-        remove(&self.folder.join(LINKS))?;
-        remove(&self.folder)?;
+        let failed = at(&self.folder);
+        let (mount, names) = self.place();
+        let [top, layout, own] = names;
+        let inside = folder::below(mount, &names).map_err(&failed)?;
+        folder::remove(inside.as_fd(), OsStr::new(LINKS)).map_err(&failed)?;
+        let above = folder::below(mount, &[top, layout]).map_err(&failed)?;
+        folder::remove(above.as_fd(), own).map_err(&failed)?;
         // The folders above stay where something else is in them.
-        for above in self.folder.ancestors().skip(1).take(2) {
-            if fs::remove_dir(above).is_err() {
+        for (names, name) in [(&[top][..], layout), (&[][..], top)] {
+            let above = folder::below(mount, names);
+            if !above.is_ok_and(|above| folder::remove_empty(above.as_fd(), name)) {
                 break;
             }
         }
@@ -358,23 +404,6 @@ fn names_from(bytes: &[u8]) -> Vec<(u8, String)> {
 fn entries(folder: &Path) -> Vec<PathBuf> {
     let read = fs::read_dir(folder).into_iter().flatten();
     read.filter_map(|entry| Some(entry.ok()?.path())).collect()
-}
-
-/// Removes a folder with what is in it. The file system's own call for that opens files, which a BPF file
-/// system refuses.
-fn remove(folder: &Path) -> Result<(), PinsError> {
-    for entry in entries(folder) {
-        let is_folder = fs::symlink_metadata(&entry).is_ok_and(|entry| entry.is_dir());
-        if is_folder {
-            remove(&entry)?;
-        } else {
-            fs::remove_file(&entry).map_err(at(&entry))?;
-        }
-    }
-    match fs::remove_dir(folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(folder)(error)),
-        _ => Ok(()),
-    }
 }
 
 /// Pins an object under a path where nothing is, or in the place of what is.

@@ -51,3 +51,53 @@ fn a_folder_that_others_may_write_to_is_refused() {
     std::os::unix::fs::symlink(&mine, folder.path().join("link")).unwrap();
     assert!(own(&folder.path().join("link")).is_err());
 }
+
+/// What `all`, `find` and `remove` go by, in any file system.
+#[test]
+fn no_symbolic_link_leads_out_of_the_mount() {
+    let mount = tempfile::tempdir().unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let precious = elsewhere.path().join("netns-1-2/links/precious");
+    fs::create_dir_all(precious.parent().unwrap()).unwrap();
+    fs::write(&precious, "").unwrap();
+    let top = mount.path().join(FOLDER);
+    own(&top).unwrap();
+    std::os::unix::fs::symlink(elsewhere.path(), top.join("v1")).unwrap();
+    let pins = Pins {
+        folder: top.join("v1/netns-1-2"),
+    };
+    assert!(pins.opened().is_err());
+    assert!(pins.remove().is_err());
+    assert!(pins.forget(1).is_err());
+    fs::remove_file(top.join("v1")).unwrap();
+    own(&top.join("v1")).unwrap();
+    std::os::unix::fs::symlink(elsewhere.path().join("netns-1-2"), top.join("v1/netns-1-2"))
+        .unwrap();
+    assert!(pins.opened().is_err());
+    assert!(pins.remove().is_err());
+    fs::remove_file(top.join("v1/netns-1-2")).unwrap();
+    own(&pins.folder).unwrap();
+    // A link inside is removed, and not followed.
+    std::os::unix::fs::symlink(elsewhere.path(), pins.folder.join(LINKS)).unwrap();
+    std::os::unix::fs::symlink(elsewhere.path(), pins.folder.join("1")).unwrap();
+    own(&pins.folder.join("2")).unwrap();
+    fs::write(pins.folder.join("2/map_A"), "").unwrap();
+    pins.remove().unwrap();
+    assert!(!top.exists(), "empty folders go as well");
+    assert!(precious.exists());
+}
+
+#[test]
+fn a_folder_that_others_may_write_to_is_not_removed() {
+    let mount = tempfile::tempdir().unwrap();
+    let pins = Pins {
+        folder: mount.path().join("peerwatch/v1/netns-1"),
+    };
+    fs::create_dir_all(&pins.folder).unwrap();
+    let mode = |mode| std::os::unix::fs::PermissionsExt::from_mode(mode);
+    fs::set_permissions(mount.path().join("peerwatch/v1"), mode(0o777)).unwrap();
+    let error = pins.remove().unwrap_err().to_string();
+    assert!(error.contains("netns-1: "), "{error}");
+    fs::set_permissions(mount.path().join("peerwatch/v1"), mode(0o755)).unwrap();
+    pins.remove().unwrap();
+}
