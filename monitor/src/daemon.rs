@@ -93,7 +93,7 @@ pub enum RunError {
     #[error("the metrics could not be registered: {0}")]
     Metrics(#[from] prometheus::Error),
     /// There are counters of too many traffics.
-    #[error("{0}, after `peerwatch uninstall`, or with --ephemeral")]
+    #[error("{0}")]
     Traffics(TrafficError),
     /// A system call.
     #[error("{what}: {source}")]
@@ -173,7 +173,7 @@ pub async fn run(mut config: Config, early: Early, mut signals: Signals) -> Resu
         mut places,
         source,
         mut packet_log,
-        attempts,
+        mut attempts,
         diagnostics,
         store,
         saved,
@@ -198,6 +198,7 @@ pub async fn run(mut config: Config, early: Early, mut signals: Signals) -> Resu
     });
     interfaces.forget_others();
     coverage::attach(&mut hooks, &interfaces, &early.cgroup);
+    attempts.take_rest();
     keep::commit(&mut hooks, &config.traffics, &source);
     let mut answer = Answer::begin(
         attempts,

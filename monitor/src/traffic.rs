@@ -1,7 +1,7 @@
 //! Traffics: named sets of ports, and the table by which the kernel programs find them.
 //!
 //! The kernel programs know a traffic by its index and keep counters under it, so an index belongs to
-//! one name for as long as the process runs: see [`Traffics::merge_reload`].
+//! one name for as long as there are counters: see [`Traffics::merge_reload`].
 
 mod port;
 mod watch;
@@ -109,8 +109,8 @@ pub enum TrafficError {
     },
     /// Every index belongs, or belonged, to another name.
     #[error(
-        "traffic \"{name}\" can't be added by a reload, because the counters of removed traffics \
-         ({}) are kept until peerwatch ends; restart it", removed.join(", ")
+        "traffic \"{name}\" can't be added, because the counters of removed traffics \
+         ({}) are kept; restart peerwatch after `peerwatch uninstall`, or with --ephemeral", removed.join(", ")
     )]
     NoFreeIndex {
         /// The traffic, in the new list.
@@ -319,8 +319,7 @@ impl Traffics {
     }
 
     /// The new traffics, watched as the new configuration says, with the indexes that they have from now
-    /// on: a name that is or was watched
-    /// since the process began keeps its index, another gets one that no name ever had.
+    /// on: a name that has counters keeps its index, another gets one that no name ever had.
     ///
     /// # Errors
     ///

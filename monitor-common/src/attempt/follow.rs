@@ -85,10 +85,10 @@ impl Said {
     #[inline(always)]
     pub fn quote<R: Reader>(&mut self, reader: &R, is_ipv6: bool, network: u32) -> Option<()> {
         let first: u8 = reader.get(network)?;
-        let header = if is_ipv6 {
-            40
+        let (version, header) = if is_ipv6 {
+            (6, 40)
         } else {
-            u32::from(first & 0x0f) * 4
+            (4, u32::from(first & 0x0f) * 4)
         };
         let icmp = blur(network + header);
         let error_kind = icmp_error(is_ipv6, reader.get(icmp)?, reader.get(icmp + 1)?);
@@ -106,7 +106,8 @@ impl Said {
                 reader.get::<u8>(quote + 9)?,
             )
         };
-        if quoted_number != 6 || quoted_first >> 4 != first >> 4 {
+        // What the kernel would not take for an IP packet, it drops behind this hook.
+        if quoted_number != 6 || first >> 4 != version || quoted_first >> 4 != version {
             return None;
         }
         let tcp: TcpQuote = reader.get(blur(tcp_at))?;

@@ -54,7 +54,7 @@ struct Done {
     succeeded: bool,
     /// The last reading that met its record: as long as that is there, it must not be judged anew.
     #[serde(skip)]
-    met: Duration,
+    met: u32,
 }
 
 /// A record of which there is nothing to say, until it is deleted.
@@ -138,6 +138,9 @@ pub struct Tracker {
     /// Whether what was made before the first reading is accounted for: nobody knows what became of it.
     #[serde(skip)]
     has_begun: bool,
+    /// The number of this reading; they may begin again.
+    #[serde(skip)]
+    readings: u32,
 }
 
 /// The address of a record.
@@ -194,6 +197,7 @@ impl Tracker {
     ) -> Scan {
         let mut scan = Scan::default();
         self.live = PerTraffic::default();
+        self.readings = self.readings.wrapping_add(1);
         self.hosts.begin();
         let mut reading = Reading {
             now,
@@ -244,7 +248,7 @@ impl Tracker {
                 count(&mut self.accounted, &attempt);
             }
             done.last = Duration::from_nanos(attempt.syn_ns.max(attempt.repeated_ns));
-            done.met = reading.now;
+            done.met = self.readings;
             if !done.succeeded && attempt.answered_ns != 0 {
                 done.succeeded = true;
                 if let Some(late) = late(&attempt) {
@@ -322,8 +326,7 @@ impl Tracker {
             } => {
                 count(&mut self.accounted, attempt);
                 let finished = finished(key, attempt, outcome, blocked_by, reading.now);
-                let done = finished.as_ref();
-                self.end(key, first_ns, attempt, outcome, done, reading.now);
+                self.end(key, first_ns, attempt, outcome, finished.as_ref());
                 scan.finished
                     .extend(finished.map(|finished| (finished, reason)).map(with_reason));
             }
@@ -367,13 +370,12 @@ impl Tracker {
         attempt: &Attempt,
         outcome: Outcome,
         finished: Option<&Finished>,
-        now: Duration,
     ) {
         let done = Done {
             first_ns,
             last: Duration::from_nanos(attempt.syn_ns.max(attempt.repeated_ns)),
             succeeded: outcome == Outcome::Established || attempt.answered_ns != 0,
-            met: now,
+            met: self.readings,
         };
         self.done.insert(key, done);
         self.order.push_back(key);
@@ -391,8 +393,8 @@ impl Tracker {
             let is_full = self.order.len() > REMEMBERED;
             match self.done.get(key) {
                 // Judged anew, it would count twice.
-                Some(done) if done.met == now && is_full => self.order.rotate_left(1),
-                Some(done) if done.met == now => break,
+                Some(done) if done.met == self.readings && is_full => self.order.rotate_left(1),
+                Some(done) if done.met == self.readings => break,
                 Some(done) if now.saturating_sub(done.last) < KEEP && !is_full => break,
                 _ => {
                     self.done.remove(key);

@@ -1,5 +1,6 @@
 //! Reading the attempts out of the map in which the kernel programs follow them.
 
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -30,7 +31,7 @@ pub(crate) const fn room(max_attempts: usize) -> usize {
 /// Numbers by index of the traffic.
 pub type PerTraffic = [u64; MAX_TRAFFICS as usize];
 
-/// What was counted of attempts since the programs were loaded.
+/// What was counted of attempts since the maps were made.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Counted {
     /// Records that were made, by index of the traffic.
@@ -51,6 +52,13 @@ pub struct AttemptMap {
     created: PerCpuArray<MapData, u64>,
     keys: Vec<AttemptKey>,
     values: Vec<Attempt>,
+    before: Option<Before>,
+}
+
+/// A map whose entries are taken over, and those that were.
+struct Before {
+    map: OwnedFd,
+    copied: HashMap<AttemptKey, Attempt>,
 }
 
 impl std::fmt::Debug for AttemptMap {
@@ -81,6 +89,7 @@ impl AttemptMap {
             created: take(ebpf, "ATTEMPTS_CREATED")?,
             keys: Vec::new(),
             values: Vec::new(),
+            before: None,
         })
     }
 
@@ -154,14 +163,41 @@ impl AttemptMap {
         }
     }
 
-    /// Takes the entries of a map over that had another size.
+    /// Takes the entries of a map over that had another size: answers find them from then on, once programs
+    /// that use this one are attached.
     ///
     /// # Errors
     ///
     /// What the kernel said.
-    pub fn take_over(&mut self, before: &OwnedFd) -> io::Result<()> {
+    pub fn take_over(&mut self, before: OwnedFd) -> io::Result<()> {
+        let mut copied = HashMap::new();
         for (key, attempt) in self.read_from(&before.as_fd())? {
             sys::object::insert(&self.map.fd().as_fd(), &key, &attempt)?;
+            copied.insert(key, attempt);
+        }
+        self.before = Some(Before {
+            map: before,
+            copied,
+        });
+        Ok(())
+    }
+
+    /// Takes over what the programs before made or changed since [`Self::take_over`], where those of now have
+    /// not gone on with it. Call it once all of these are in their places.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel said.
+    pub fn take_rest(&mut self) -> io::Result<()> {
+        let Some(Before { map, copied }) = self.before.take() else {
+            return Ok(());
+        };
+        let now: HashMap<_, _> = self.read()?.into_iter().collect();
+        for (key, attempt) in self.read_from(&map.as_fd())? {
+            let was = copied.get(&key);
+            if was != Some(&attempt) && now.get(&key) == was {
+                sys::object::insert(&self.map.fd().as_fd(), &key, &attempt)?;
+            }
         }
         Ok(())
     }

@@ -157,26 +157,36 @@ pub fn load(
     let globals = globals(kernel, settings, has_cookie);
     let mut kept = Kept::find(pins, digest(&globals, settings, drop_program, &refused));
 
-    let mut loader = EbpfLoader::new();
-    // For relocations, of which the object has none.
-    loader.btf(None);
-    for (name, value) in &globals {
-        loader.override_global(name, value.as_slice(), true);
-    }
-    loader.map_max_entries("ATTEMPTS", settings.max_attempts);
-    let paths = kept.as_ref().map(|kept| kept.maps(settings.max_attempts));
-    for (name, path) in paths.iter().flatten() {
-        loader.map_pin_path(name, path.as_path());
-    }
-    if settings.verifier_log {
-        loader.verifier_log_level(VerifierLogLevel::VERBOSE | VerifierLogLevel::STATS);
-    }
-    let ebpf = loader
-        .load(super::OBJECT)
-        .map_err(|error| LoadError::Object(Box::new(error)))?;
-    if let Some(Err(error)) = kept.as_mut().map(|kept| kept.pin_maps(&ebpf)) {
-        warn!("a restart will begin to count anew, as nothing can be pinned: {error}");
+    // Before anything of a daemon before is taken: what cannot be pinned must not count into its maps, where its
+    // own programs go on.
+    let says = "counts begin at 0, and a restart begins anew, as nothing can be pinned";
+    if let Some(Err(error)) = kept.as_mut().map(Kept::begin) {
+        warn!("{says}: {error}");
         kept = None;
+    }
+    let make = |kept: Option<&Kept>| {
+        let mut loader = EbpfLoader::new();
+        // For relocations, of which the object has none.
+        loader.btf(None);
+        for (name, value) in &globals {
+            loader.override_global(name, value.as_slice(), true);
+        }
+        loader.map_max_entries("ATTEMPTS", settings.max_attempts);
+        let paths = kept.map(|kept| kept.maps(settings.max_attempts));
+        for (name, path) in paths.iter().flatten() {
+            loader.map_pin_path(name, path.as_path());
+        }
+        if settings.verifier_log {
+            loader.verifier_log_level(VerifierLogLevel::VERBOSE | VerifierLogLevel::STATS);
+        }
+        let object = loader.load(super::OBJECT);
+        object.map_err(|error| LoadError::Object(Box::new(error)))
+    };
+    let mut ebpf = make(kept.as_ref()).inspect_err(|_| abandon(kept.as_ref()))?;
+    if let Some(Err(error)) = kept.as_mut().map(|kept| kept.pin_maps(&ebpf)) {
+        warn!("{says}: {error}");
+        abandon(kept.take().as_ref());
+        ebpf = make(None)?;
     }
 
     let mut all = Loaded {
@@ -194,6 +204,13 @@ pub fn load(
     all.take_pinned(&names);
     all.load_missing(&names);
     Ok(all)
+}
+
+/// Removes what was begun to be pinned and is of no use.
+fn abandon(kept: Option<&Kept>) {
+    if let Some(half) = kept.and_then(Kept::half) {
+        half.remove();
+    }
 }
 
 impl Loaded {
@@ -236,20 +253,21 @@ impl Loaded {
         }
     }
 
-    /// Loads one program, and pins it.
+    /// Loads one program.
     fn load_one(&mut self, name: &'static str) -> Result<(), Refusal> {
         let loaded = load_one(&mut self.ebpf, name, self.btf.as_deref());
-        match loaded {
-            Ok(program) => {
-                if let Some(kept) = &self.kept
-                    && let Err(error) = kept.pin_program(name, &program)
-                {
-                    warn!("while no daemon runs, {name} does not count: {error}");
-                }
-                self.programs.insert(name, program);
-                Ok(())
-            }
-            Err(error) => Err(self.describe(name, &error)),
+        let program = loaded.map_err(|error| self.describe(name, &error))?;
+        self.programs.insert(name, program);
+        Ok(())
+    }
+
+    /// Pins a program that is where it belongs: the next daemon takes it for that.
+    fn pin_one(&self, name: &str) {
+        if let Some(kept) = &self.kept
+            && let Some(program) = self.programs.get(name)
+            && let Err(error) = kept.pin_program(name, program)
+        {
+            warn!("while no daemon runs, {name} does not count: {error}");
         }
     }
 
@@ -320,6 +338,9 @@ impl Loaded {
             let mut result = self.load_next(name);
             if result.is_ok() && !self.programs.contains_key(name) {
                 result = self.load_one(name);
+                if result.is_ok() {
+                    self.pin_one(name);
+                }
             }
             if let Err(refusal) = result {
                 self.refused.insert(name, refusal);
@@ -346,6 +367,7 @@ impl Loaded {
             });
             match result {
                 Ok(()) => {
+                    self.pin_one(next.name);
                     self.unfollowed.remove(next.name);
                     self.in_place.insert(next.name);
                 }

@@ -368,7 +368,7 @@ fn a_reload_reads_the_file_again_and_keeps_indexes() {
     let error = now.reload_from().unwrap_err().to_string();
     assert!(
         error.starts_with(&format!(
-            "{}:3:8: traffic.name: traffic \"late\" can't be added by a reload, because the \
+            "{}:3:8: traffic.name: traffic \"late\" can't be added, because the \
              counters of removed traffics (",
             fixture.file().display()
         )),

@@ -68,6 +68,13 @@ impl Attempts {
         }
     }
 
+    /// All programs are in their places: see [`AttemptMap::take_rest`].
+    pub(super) fn take_rest(&mut self) {
+        if let Err(error) = self.map.take_rest() {
+            warn!("attempts that were made while programs were swapped are lost: {error}");
+        }
+    }
+
     /// Whether a daemon before had the same maps.
     pub(super) const fn has_maps(&self, saved: &saved::Attempts) -> bool {
         self.maps() != 0 && self.maps() == saved.maps

@@ -100,6 +100,7 @@ fn without_btf(why: &str, loaded: &Loaded) -> String {
 /// Attaches everything. What fails is said, shows in `hook_attached`, and leaves its series out.
 pub(super) fn attach(hooks: &mut Hooks, interfaces: &Interfaces, cgroup: &Root) {
     interfaces.attach_all(hooks);
+    interfaces.clear_unwanted(hooks);
     for result in [attach_deliver(hooks, cgroup), hooks.attach_drop()] {
         // What has no program was said when the programs were loaded.
         if let Err(error) = result

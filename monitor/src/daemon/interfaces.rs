@@ -164,6 +164,12 @@ impl Interfaces {
         }
     }
 
+    /// Takes off what a daemon before left where nothing is wanted.
+    pub(super) fn clear_unwanted(&self, hooks: &Hooks) {
+        let known = self.known.values();
+        hooks.clear_unwanted(known.map(|interface| (interface.index, interface.name.as_str())));
+    }
+
     /// Whether this change is also one for the VLANs that lie on the interface: their frames have its tag.
     fn retags(&self, interface: &Interface) -> bool {
         let known = self.known.get(&interface.index);

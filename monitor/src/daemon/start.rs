@@ -16,7 +16,7 @@ use crate::bpf::attempts::AttemptMap;
 use crate::bpf::counters::Counters;
 use crate::bpf::features::Features;
 use crate::bpf::kernel::Kernel;
-use crate::bpf::load::{self, Kept, Settings};
+use crate::bpf::load::{self, Kept, Loaded, Settings};
 use crate::bpf::tables::Tables;
 use crate::config::{Config, LogPackets};
 use crate::metrics::attempts::teredo_index;
@@ -58,7 +58,7 @@ pub(super) fn prepare(
     features: &Features,
 ) -> Result<Prepared, RunError> {
     let inum = netns::inum().map_err(system("the network namespace is not known"))?;
-    let mut loaded = load::load(
+    let loaded = load::load(
         kernel,
         features,
         &Settings {
@@ -74,12 +74,35 @@ pub(super) fn prepare(
         },
         keep::pins(&config.kept, inum),
     )?;
+    let half = loaded.kept.as_ref().and_then(Kept::half);
+    let prepared = fill(config, kernel, features, loaded, inum);
+    if prepared.is_err()
+        && let Some(half) = half
+    {
+        half.remove();
+    }
+    prepared
+}
+
+/// The rest of it, with what was loaded.
+fn fill(
+    config: &mut Config,
+    kernel: &Kernel,
+    features: &Features,
+    mut loaded: Loaded,
+    inum: u32,
+) -> Result<Prepared, RunError> {
     if let Some(refusal) = loaded.nothing() {
         return Err(RunError::Refused(refusal.why.clone()));
     }
     coverage::say(kernel, features, &loaded);
     let (store, saved) = keep::store(&config.kept, inum);
     let saved = keep::adopt_traffics(config, &loaded, saved)?;
+    if let Some(kept) = &mut loaded.kept
+        && let Err(error) = kept.owners_are(config.traffics.owners())
+    {
+        warn!("{error}");
+    }
     let follow_attempts = loaded.follows_attempts();
     let mut tables = Tables::new(&mut loaded.ebpf)?;
     tables.set_ports(&config.traffics.port_table())?;
@@ -90,7 +113,7 @@ pub(super) fn prepare(
     let teredo = Teredo::new(&mut loaded.ebpf)?;
     let mut map = AttemptMap::new(&mut loaded.ebpf)?;
     if let Some(before) = loaded.kept.as_mut().and_then(Kept::attempts_before)
-        && let Err(error) = map.take_over(&before)
+        && let Err(error) = map.take_over(before)
     {
         warn!("the attempts that were followed before are lost: {error}");
     }

@@ -12,8 +12,8 @@
 //! the new one. Nothing waits for the disk: what is in the file matters as long as the system runs.
 
 use std::fs;
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
@@ -127,12 +127,26 @@ pub fn decode<'a>(boot: &str, bytes: &'a [u8]) -> Result<&'a [u8], Fault> {
 ///
 /// What the kernel said.
 pub fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    match fs::metadata(path) {
+    let mut options = fs::OpenOptions::new();
+    // Where others may write to the folder: no link, and nothing to wait for.
+    options
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let file = match options.open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Ok(found) if found.len() > MAX_SIZE => return Ok(Some(Vec::new())),
-        _ => {}
+        Err(error) if error.raw_os_error() == Some(libc::ELOOP) => return Ok(Some(Vec::new())),
+        file => file?,
+    };
+    let found = file.metadata()?;
+    if !found.is_file() {
+        return Err(io::Error::other("it is no file"));
     }
-    fs::read(path).map(Some)
+    let own = [0, nix::unistd::geteuid().as_raw()];
+    let mut bytes = Vec::new();
+    if own.contains(&found.uid()) {
+        file.take(MAX_SIZE).read_to_end(&mut bytes)?;
+    }
+    Ok(Some(bytes))
 }
 
 /// Writes a whole file in the place of the one that is there.
@@ -144,7 +158,11 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let new = path.with_extension("state.new");
     let write = || {
         let mut options = fs::OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600);
+        match fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        options.write(true).create_new(true).mode(0o600);
         options.open(&new)?.write_all(bytes)?;
         fs::rename(&new, path)
     };

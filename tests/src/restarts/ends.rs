@@ -21,6 +21,12 @@ pub const TRIALS: &[Trial] = &[
     ("uninstall/clsact", || {
         uninstall(&[("PEERWATCH_WITHOUT", "tcx")])
     }),
+    ("unwanted_filters_go/next_is_pinned", || {
+        unwanted_filters_go(&[])
+    }),
+    ("unwanted_filters_go/next_is_ephemeral", || {
+        unwanted_filters_go(&["--ephemeral"])
+    }),
     ("states_go_on", states_go_on),
     ("traffics_keep_their_counts", traffics_keep_their_counts),
     ("interfaces_change_meanwhile", interfaces_change_meanwhile),
@@ -104,6 +110,18 @@ pub(super) fn uninstall(environment: &[(&'static str, &'static str)]) -> Result<
     rig.lab.daemon.stop()?;
     rig.uninstall()?;
     nothing_is_left(&rig)
+}
+
+/// Filters of an interface that the next daemon is told to leave out: they have no pins.
+fn unwanted_filters_go(flags: &[&str]) -> Result<()> {
+    let mut rig = Rig::create(&[("PEERWATCH_WITHOUT", "tcx")], &[])?;
+    rig.lab.daemon.kill()?;
+    ensure!(on_interface(&rig, "wan0")? > 0, "nothing goes on");
+    rig.start(&[&["--exclude-interface=wan0"], flags].concat())?;
+    let left = on_interface(&rig, "wan0")?;
+    ensure!(left == 0, "{left} are left");
+    ensure!(on_interface(&rig, "lan0")? > 0, "nothing is attached");
+    rig.lab.daemon.stop()
 }
 
 /// A block that was proven stands, since the same moment, for a daemon that was killed and one that was

@@ -22,6 +22,7 @@ const TAKEN_DOWN: Duration = Duration::from_mins(1);
 pub const TRIALS: &[Trial] = &[
     ("without_a_bpf_file_system", || unpinned(false)),
     ("read_only_bpf_file_system", || unpinned(true)),
+    ("read_only_for_the_next_build", read_only_for_the_next_build),
     ("no_room_for_the_state_file", no_room_for_the_state_file),
     ("namespaces_side_by_side", namespaces_side_by_side),
 ];
@@ -118,6 +119,25 @@ fn full(rig: &mut Rig) -> Result<()> {
     ensure!(warnings <= 3, "said {warnings} times");
     rig.lab.daemon.kill()?;
     rig.start(&[])?;
+    exactly(&rig.lab, Family::V4, sent.counted())?;
+    rig.lab.daemon.stop()
+}
+
+/// Programs with other settings cannot be pinned, and those of before go on: nothing counts twice.
+fn read_only_for_the_next_build() -> Result<()> {
+    let mut rig = Rig::create(&[], &[])?;
+    rig.lab.daemon.stop()?;
+    let remount = |mode| {
+        let options = format!("remount,{mode}");
+        run(Command::new("mount").args(["-o", &options]).arg(&rig.bpffs))
+    };
+    remount("ro")?;
+    rig.start(&["--log-packets=all"])?;
+    let said = rig.lab.daemon.errors();
+    ensure!(said.contains("counts begin at 0"), "{said}");
+    let load = Load::begin(&rig.lab, Family::V4)?;
+    std::thread::sleep(Duration::from_millis(300));
+    let sent = load.end()?;
     exactly(&rig.lab, Family::V4, sent.counted())?;
     rig.lab.daemon.stop()
 }

@@ -16,6 +16,7 @@ use super::{Rig, Trial};
 pub const TRIALS: &[Trial] = &[
     ("damaged_state_file", damaged_state_file),
     ("pins_are_incomplete", pins_are_incomplete),
+    ("map_of_drops_is_gone", map_of_drops_is_gone),
     ("taken_off/clsact_flushed", || {
         taken_off(
             &[("PEERWATCH_WITHOUT", "tcx")],
@@ -79,6 +80,9 @@ fn damaged_state_file() -> Result<()> {
             "{now:?} of {sent:?}"
         );
     }
+    // What is known of no attempt is not lost: their records are counted from the boot on.
+    let now = counted(&rig.lab.daemon.settled()?, Family::V4);
+    ensure!(now.lost == 0, "{now:?}");
     // A folder in its place, and one that belongs to nobody: no daemon fails for that.
     rig.lab.daemon.stop()?;
     let file = state_file(&rig)?;
@@ -120,6 +124,23 @@ fn pins_are_incomplete() -> Result<()> {
         Ok((0..3).all(packets).then_some(()))
     })
     .with_context(|| format!("before {before:?}, sent {sent:?}, now {last:?}"))?;
+    rig.lab.daemon.stop()
+}
+
+/// The daemon reads what the programs write to, whichever of their maps is not there any more.
+fn map_of_drops_is_gone() -> Result<()> {
+    let mut rig = Rig::create(&[], &[])?;
+    rig.lab.daemon.kill()?;
+    let pinned = rig.pinned()?;
+    for gone in ["map_DROPS", "map_TC_NEXT"] {
+        let path = pinned.iter().find(|path| path.ends_with(gone));
+        fs::remove_file(path.with_context(|| format!("no {gone} in {pinned:?}"))?)?;
+    }
+    rig.start(&[])?;
+    let load = Load::begin(&rig.lab, Family::V4)?;
+    std::thread::sleep(Duration::from_millis(300));
+    let sent = load.end()?;
+    exactly(&rig.lab, Family::V4, sent.counted())?;
     rig.lab.daemon.stop()
 }
 

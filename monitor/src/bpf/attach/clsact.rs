@@ -5,6 +5,7 @@ use std::io;
 use aya::programs::links::Link as _;
 use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError};
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
+use tracing::warn;
 
 use super::filters::{self, Filter};
 use super::link::How;
@@ -15,6 +16,9 @@ const NAME: usize = 15;
 
 /// Where filters go before those of others: the lowest number runs first.
 const PRIORITY: u16 = 1;
+
+/// Where filters are on an interface.
+pub(super) const SIDES: [TcAttachType; 2] = [TcAttachType::Ingress, TcAttachType::Egress];
 
 /// A filter that is in place.
 pub(super) struct Placed {
@@ -66,7 +70,11 @@ pub(super) fn place(
     };
     for filter in ours {
         // Its drop would do the same, and keep an error to itself.
-        link_of(&filter)?.detach()?;
+        let detached = link_of(&filter).and_then(SchedClassifierLink::detach);
+        if let Err(error) = detached {
+            // The one that is in place stays there.
+            warn!("a second filter stays on {interface}, and counts as well: {error}");
+        }
     }
     Ok(Placed { link, how, own })
 }
@@ -88,10 +96,10 @@ pub(super) fn holds(index: u32, attach_type: TcAttachType, id: u32) -> io::Resul
     Ok(there.iter().any(|filter| filter.program == id))
 }
 
-/// Removes the filters of ours from an interface; whether there were any.
-pub(super) fn clear(index: u32, interface: &str) -> io::Result<bool> {
+/// Removes the filters of ours from these sides of an interface; whether there were any.
+pub(super) fn clear(index: u32, interface: &str, sides: &[TcAttachType]) -> io::Result<bool> {
     let mut any = false;
-    for attach_type in [TcAttachType::Ingress, TcAttachType::Egress] {
+    for &attach_type in sides {
         for filter in filters::list(index, attach_type)?
             .iter()
             .filter(|filter| is_ours(filter))

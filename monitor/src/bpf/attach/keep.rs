@@ -6,10 +6,12 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use aya::programs::TcAttachType;
 use nix::time::{ClockId, clock_gettime};
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::clsact;
+use super::filters::remove_clsact;
 use super::link::{How, Link};
 use super::{Hooks, Wanted};
 use crate::bpf::Hook;
@@ -17,6 +19,29 @@ use crate::bpf::load::Kept;
 use crate::bpf::pins::{PinsError, link_name};
 
 impl Hooks {
+    /// Removes the filters that a daemon before left on interfaces, given by index and name, where none is
+    /// wanted any more: they have no pins, and would go on to count.
+    pub fn clear_unwanted<'a>(&self, interfaces: impl Iterator<Item = (u32, &'a str)>) {
+        let mut cleared = BTreeSet::new();
+        for (index, name) in interfaces {
+            let wanted = self.interfaces.get(&index);
+            let wanted = wanted.map_or(&[][..], |interface| interface.wanted.hooks());
+            let is_unwanted = |side: &TcAttachType| wanted.iter().all(|(_, of)| of != side);
+            let sides: Vec<_> = clsact::SIDES.into_iter().filter(is_unwanted).collect();
+            match clsact::clear(index, name, &sides) {
+                Ok(true) => {
+                    info!("filters of a daemon before are taken off {name}");
+                    cleared.insert(index);
+                }
+                Ok(false) => {}
+                // It is gone.
+                Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {}
+                Err(error) => warn!("filters of a daemon before may be on {name}: {error}"),
+            }
+        }
+        remove_clsact(&cleared);
+    }
+
     /// Where a link is pinned; `None` where nothing is.
     pub(super) fn pin(&self, name: &str) -> Option<PathBuf> {
         let kept = self.loaded.kept.as_ref()?;
@@ -164,5 +189,5 @@ impl Hooks {
 ///
 /// What the kernel said.
 pub fn clear_filters(index: u32, interface: &str) -> io::Result<bool> {
-    clsact::clear(index, interface)
+    clsact::clear(index, interface, &clsact::SIDES)
 }

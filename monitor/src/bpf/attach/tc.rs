@@ -34,7 +34,7 @@ impl Hooks {
             let (link, how) = attach(program, &place, pin.as_deref()).map_err(Refused::by_call)?;
             // Both kinds run side by side, and would count twice: filters are of a daemon that used none of
             // these links. Where they can't be read there are none of ours.
-            if matches!(clsact::clear(index, &wanted.name), Ok(true)) {
+            if matches!(clsact::clear(index, &wanted.name, &clsact::SIDES), Ok(true)) {
                 self.own_clsact.insert(index);
             }
             return Ok((Link::Held(link), how));

@@ -89,7 +89,10 @@ impl Kept {
         let before = pins.newest();
         let mode = match &before {
             None => Use::Fresh,
-            Some(before) if before.digest == digest => Use::Adopt,
+            // Programs that write to another map than the daemon reads are of no use.
+            Some(before) if before.digest == digest && has_all_maps(&pins, before.number) => {
+                Use::Adopt
+            }
             Some(_) => Use::TakeOver,
         };
         let now = before
@@ -107,7 +110,7 @@ impl Kept {
                 pins.folder().display()
             ),
             Use::TakeOver => info!(
-                "another build or other settings: counts are taken over, programs are swapped ({})",
+                "another build, other settings or pins that are gone: counts are taken over, programs are swapped ({})",
                 pins.folder().display()
             ),
         }
@@ -154,12 +157,28 @@ impl Kept {
             .collect()
     }
 
+    /// Begins a generation, unless that of before goes on.
+    pub(super) fn begin(&mut self) -> Result<(), PinsError> {
+        if self.mode != Use::Adopt {
+            self.now.number = self.pins.begin()?;
+        }
+        Ok(())
+    }
+
+    /// The generation that was begun, as long as nothing is attached of it; `None` where that of before goes on.
+    #[must_use]
+    pub fn half(&self) -> Option<Half> {
+        (self.mode != Use::Adopt).then(|| Half {
+            pins: self.pins.clone(),
+            number: self.now.number,
+        })
+    }
+
     /// Pins the maps of a generation that is new.
     pub(super) fn pin_maps(&mut self, ebpf: &Ebpf) -> Result<(), PinsError> {
         if self.mode == Use::Adopt {
             return Ok(());
         }
-        self.now.number = self.pins.begin()?;
         for (name, map) in ebpf.maps() {
             // Read-only data: the programs hold it, and such names cannot be pinned.
             if name.starts_with('.') {
@@ -236,6 +255,22 @@ impl Kept {
             .map_or(&[], |before| before.traffics.as_slice())
     }
 
+    /// Notes whose the counters of before are, before any is counted for a traffic that is new: killed from
+    /// then on, a daemon leaves no counts that are nobody's.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel said.
+    pub fn owners_are(&mut self, traffics: Vec<(u8, String)>) -> Result<(), PinsError> {
+        match &mut self.before {
+            Some(before) => {
+                before.traffics = traffics;
+                self.pins.rename(before)
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Notes whose the counters are from now on. Before the first time, the generation does not count as
     /// one; with it, those of before go.
     ///
@@ -274,6 +309,29 @@ const OTHERS: &[&str] = &[
     "DROP_NEXT",
     "AYA_LOGS",
 ];
+
+/// Whether all maps of a generation are pinned.
+fn has_all_maps(pins: &Pins, number: u32) -> bool {
+    let carried = CARRIED.iter().map(|(name, _)| *name);
+    let mut names = carried.chain(OTHERS.iter().copied()).chain([ATTEMPTS]);
+    names.all(|name| object::get(&pins.map(number, name)).is_ok())
+}
+
+/// A generation that was begun.
+#[derive(Debug)]
+pub struct Half {
+    pins: Pins,
+    number: u32,
+}
+
+impl Half {
+    /// Removes it, since the daemon does not start.
+    pub fn remove(&self) {
+        if let Err(error) = self.pins.forget(self.number) {
+            warn!("what was begun to be pinned stays: {error}");
+        }
+    }
+}
 
 /// The map at one path, where another one is at the other.
 fn other_map(path: &std::path::Path, new: &std::path::Path) -> Option<OwnedFd> {
