@@ -12,6 +12,7 @@ use crate::bpf::attach::{clear_filters, remove_clsact};
 use crate::bpf::pins::{Pins, PinsError};
 use crate::cli::{RunFlags, UninstallFlags};
 use crate::config::{Config, ConfigError, Keep, Sources};
+use crate::instance::{Instance, InstanceError};
 use crate::netns;
 use crate::saved;
 
@@ -24,6 +25,9 @@ pub enum UninstallError {
     /// A daemon would go on without what it rests on.
     #[error("peerwatch runs (process {}); stop it first", .0.iter().map(u32::to_string).collect::<Vec<_>>().join(", "))]
     Runs(Vec<u32>),
+    /// The same, in this network namespace.
+    #[error(transparent)]
+    Instance(#[from] InstanceError),
     /// A pin.
     #[error(transparent)]
     Pins(#[from] PinsError),
@@ -58,6 +62,8 @@ pub fn uninstall(flags: &UninstallFlags) -> Result<Vec<String>, UninstallError> 
     if !running.is_empty() {
         return Err(UninstallError::Runs(running));
     }
+    // However it is called, and wherever it runs: none of this namespace starts meanwhile.
+    let _instance = Instance::claim()?;
     let mut lines = Vec::new();
     for pins in all {
         pins.remove()?;

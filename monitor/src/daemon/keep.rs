@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::fs::{self, DirBuilder};
+use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
@@ -50,6 +50,12 @@ pub(super) fn pins(keep: &Keep, inum: u32) -> Option<Pins> {
             if let Err(error) = other.remove() {
                 warn!("it cannot be removed: {error}");
             }
+            if let Some(name) = other.folder().file_name() {
+                let state = keep.state_dir.join(name).with_extension("state");
+                if let Err(error) = file::remove(&state) {
+                    warn!("{}: {error}", state.display());
+                }
+            }
         }
     }
     match Pins::open(&keep.bpffs, inum, cookie) {
@@ -65,11 +71,8 @@ pub(super) fn pins(keep: &Keep, inum: u32) -> Option<Pins> {
 pub(super) fn store(keep: &Keep, inum: u32) -> (Option<Store>, Option<Saved>) {
     let path = file::path(&keep.state_dir, inum, netns::cookie());
     if keep.ephemeral {
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                warn!("{}: {error}", path.display());
-            }
-            _ => {}
+        if let Err(error) = file::remove(&path) {
+            warn!("{}: {error}", path.display());
         }
         return (None, None);
     }

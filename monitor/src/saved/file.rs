@@ -55,6 +55,21 @@ pub fn path(folder: &Path, inum: u32, cookie: Option<u64>) -> PathBuf {
     folder.join(format!("netns-{inum}{cookie}.state"))
 }
 
+/// Removes a state file, and what was moved aside or half written for it.
+///
+/// # Errors
+///
+/// What the kernel said.
+pub fn remove(path: &Path) -> io::Result<()> {
+    for name in ["state", "state.bad", "state.new"] {
+        match fs::remove_file(path.with_extension(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Whether a file is a state file, one that was moved aside, or one that was half written.
 #[must_use]
 pub fn is_ours(path: &Path) -> bool {

@@ -190,5 +190,7 @@ fn namespaces_side_by_side() -> Result<()> {
     ensure!(folders(&rig)? == 1, "{:?}", rig.pinned()?);
     let said = rig.lab.daemon.errors();
     ensure!(said.contains("its network namespace is gone"), "{said}");
+    let states = std::fs::read_dir(&rig.state)?.count();
+    ensure!(states == 1, "{states} state files");
     rig.lab.daemon.stop()
 }
