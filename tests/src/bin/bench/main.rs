@@ -8,13 +8,16 @@ mod budget;
 mod cases;
 mod kernel;
 mod measure;
+mod path;
 mod product;
 mod size;
+mod spread;
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
+use serde::Serialize;
 
 /// Nanoseconds a packet of each kernel program, or their sizes against the budget
 #[derive(Debug, Parser)]
@@ -29,9 +32,19 @@ struct Options {
     /// How often each program takes its turn
     #[arg(long, default_value_t = 101, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
+    /// How often each way through a host is measured with and without the daemon; 0 leaves it out
+    #[arg(long, default_value_t = 11)]
+    path_rounds: u32,
     /// Packets in one turn
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     repeat: u32,
+}
+
+/// All that was measured.
+#[derive(Debug, Serialize)]
+struct Report {
+    programs: measure::Report,
+    path: Vec<path::Row>,
 }
 
 fn run(options: &Options) -> Result<bool> {
@@ -41,8 +54,13 @@ fn run(options: &Options) -> Result<bool> {
         print!("{}", budget::show(&verdicts, options.json)?);
         return Ok(verdicts.iter().all(budget::Verdict::is_kept));
     }
-    let report = measure::measure(options.rounds, options.repeat)?;
-    print!("{}", report.show(options.json)?);
+    let programs = measure::measure(options.rounds, options.repeat)?;
+    let path = path::measure(options.path_rounds)?;
+    if options.json {
+        println!("{}", serde_json::to_string(&Report { programs, path })?);
+    } else {
+        print!("{}{}", programs.show()?, path::show(&path)?);
+    }
     Ok(true)
 }
 
@@ -98,7 +116,7 @@ mod tests {
         }
         // It fails by itself where a count is not exact; times are not looked at.
         let report = measure::measure(1, 100).unwrap();
-        let text = report.show(false).unwrap();
+        let text = report.show().unwrap();
         for program in ["deliver", "egress_ethernet", "ingress_other"] {
             assert!(text.contains(program), "{text}");
         }

@@ -21,28 +21,10 @@ use serde::Serialize;
 use crate::cases::{Case, DEVICE_MAC, Expected, HOST_IPV4, cases};
 use crate::kernel::{self, Input, Kind};
 use crate::product;
+use crate::spread::Spread;
 
 /// How often each case runs before the timing, to see that it counts.
 const PROOF: u32 = 1000;
-
-/// The middle and the ends of what was measured, nanoseconds.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
-struct Spread {
-    median: i64,
-    min: i64,
-    max: i64,
-}
-
-impl Spread {
-    fn of(mut values: Vec<i64>) -> Option<Self> {
-        values.sort_unstable();
-        Some(Self {
-            median: *values.get(values.len() / 2)?,
-            min: *values.first()?,
-            max: *values.last()?,
-        })
-    }
-}
 
 /// One program with one packet.
 #[derive(Clone, Debug, Serialize)]
@@ -70,11 +52,8 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// As a table for people or as one line of JSON.
-    pub(crate) fn show(&self, json: bool) -> Result<String> {
-        if json {
-            return Ok(serde_json::to_string(self)? + "\n");
-        }
+    /// As a table for people.
+    pub(crate) fn show(&self) -> Result<String> {
         let mut text = format!(
             "Linux {}, {}{}\n{} rounds; in each the empty program and ours take turns, {} runs each. \
              Nanoseconds a packet: median (min..max).\nAll caches are warm. kfree_skb has no timed test run.\n\n",
@@ -97,7 +76,7 @@ impl Report {
             let Spread { median, min, max } = row.above;
             writeln!(
                 text,
-                "{:<17} {:<41} {:>5} {:>5}  {median} ({min}..{max})",
+                "{:<17} {:<41} {:>5.0} {:>5.0}  {median:.0} ({min:.0}..{max:.0})",
                 row.program, row.packet, row.empty.median, row.ours.median
             )?;
         }
@@ -245,7 +224,7 @@ impl Bench {
     }
 
     /// Nanoseconds of the empty program and of ours, in one turn of each.
-    fn turn(&mut self, case: &Case, repeat: u32) -> Result<(i64, i64)> {
+    fn turn(&mut self, case: &Case, repeat: u32) -> Result<(f64, f64)> {
         let input = Input {
             frame: &case.frame,
             device: self.device,
@@ -265,7 +244,7 @@ impl Bench {
         }
         self.expected
             .expect(case, &self.traffics, self.device, u64::from(repeat))?;
-        Ok((i64::from(empty.nanoseconds), i64::from(ours.nanoseconds)))
+        Ok((f64::from(empty.nanoseconds), f64::from(ours.nanoseconds)))
     }
 
     /// Fails unless exactly what was to be counted was counted.
@@ -299,7 +278,7 @@ impl Bench {
         }
         self.prove("all together")?;
         let rows = cases.iter().zip(times).map(|(case, times)| {
-            let spread = |pick: fn(&(i64, i64)) -> i64| {
+            let spread = |pick: fn(&(f64, f64)) -> f64| {
                 Spread::of(times.iter().map(pick).collect()).context("no rounds")
             };
             Ok(Row {
@@ -334,16 +313,4 @@ fn cpu() -> Result<String> {
     Ok(model
         .map_or(std::env::consts::ARCH, |(_, name)| name)
         .to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_spread_is_middle_and_ends_whatever_the_order() {
-        let spread = Spread::of(vec![9, 1, 5, 3, 100]).unwrap();
-        assert_eq!((spread.median, spread.min, spread.max), (5, 1, 100));
-        assert_eq!(Spread::of(Vec::new()), None);
-    }
 }

@@ -1,0 +1,264 @@
+//! End to end: CPU time that a small packet takes on its whole way through a host, with and without the daemon.
+//!
+//! A client sends frames over a veth pair, inside of which everything happens on the sender's CPU and in the
+//! sender's time, up to the gateway's socket, its rule or the device behind it. Ways to watch take turns within
+//! each round, so that what else the machine does is in all of them.
+
+use std::fmt::Write as _;
+use std::net::UdpSocket;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use monitor_tests::daemon::Daemon;
+use monitor_tests::netns::{NetNs, TempDir, unique_prefix};
+use monitor_tests::packet::{Packet, Protocol};
+use monitor_tests::send::FrameSender;
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::Pid;
+use serde::Serialize;
+
+use crate::spread::Spread;
+
+/// Packets in one turn.
+const PACKETS: u32 = 20_000;
+
+/// How many are sent before a socket is read: fewer than it holds.
+const BATCH: u64 = 64;
+
+/// A watched port, and one that nobody watches.
+const PORTS: [(&str, u16); 2] = [("watched", 443), ("not watched", 9999)];
+
+/// What becomes of the packets: the name, and where they go.
+const WAYS: [(&str, [u8; 4]); 3] = [
+    ("forwarded", [10, 9, 2, 9]),
+    ("delivered", [10, 9, 1, 1]),
+    ("dropped", [10, 9, 1, 3]),
+];
+
+const CLIENT: [u8; 4] = [10, 9, 1, 2];
+
+/// Who looks at them.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Watcher {
+    /// Nobody.
+    Nobody,
+    /// Nobody once more: what differs is noise.
+    NobodyAgain,
+    /// The daemon, without any settings.
+    Daemon,
+    /// Twenty counters of nftables, among them those of the watched ports.
+    Counters,
+}
+
+const WATCHERS: [Watcher; 4] = [
+    Watcher::Nobody,
+    Watcher::NobodyAgain,
+    Watcher::Daemon,
+    Watcher::Counters,
+];
+
+/// One way of a packet: nanoseconds without anybody, and the others in relation to that.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Row {
+    way: &'static str,
+    port: &'static str,
+    /// Nanoseconds a packet.
+    nobody: Spread,
+    /// The same once more, as a ratio to the turn of the same round.
+    noise: Spread,
+    /// Ratio.
+    daemon: Spread,
+    /// Ratio.
+    counters: Spread,
+}
+
+/// The rows as a table for people.
+pub(crate) fn show(rows: &[Row]) -> Result<String> {
+    if rows.is_empty() {
+        return Ok(String::new());
+    }
+    let mut text = format!(
+        "\nCPU time of a small packet on its whole way: nanoseconds, and ratios to them in the same round.\n\n{:<10} {:<12} {:>8}  {:<24} {:<24} {:<24}\n",
+        "way", "port", "nobody", "nobody again", "peerwatch", "20 nft counters"
+    );
+    for row in rows {
+        writeln!(
+            text,
+            "{:<10} {:<12} {:>8.0}  {:<24} {:<24} {:<24}",
+            row.way,
+            row.port,
+            row.nobody.median,
+            row.noise.ratio(),
+            row.daemon.ratio(),
+            row.counters.ratio()
+        )?;
+    }
+    Ok(text)
+}
+
+/// Client and gateway, and behind it a device that takes everything.
+struct Lab {
+    _client: NetNs,
+    gateway: NetNs,
+    folder: TempDir,
+    sender: FrameSender,
+    /// Of the gateway's device.
+    mac: [u8; 6],
+    sockets: Vec<UdpSocket>,
+}
+
+impl Lab {
+    fn create() -> Result<Self> {
+        let prefix = unique_prefix();
+        let client = NetNs::create(&format!("{prefix}client"))?;
+        let gateway = NetNs::create(&format!("{prefix}gw"))?;
+        client.ip(&format!(
+            "link add c0 type veth peer name g0 netns {}",
+            gateway.name()
+        ))?;
+        client.ip("link set c0 up")?;
+        // It takes what it sends for sent, and frees it as such.
+        gateway.ip_batch(
+            "link set g0 up\naddress add 10.9.1.1/24 dev g0\naddress add 10.9.1.3/24 dev g0\n\
+             link add d0 type dummy\nlink set d0 up\naddress add 10.9.2.1/24 dev d0\n",
+        )?;
+        gateway.sysctl("net.ipv4.ip_forward", "1")?;
+        gateway.nft(
+            "table inet drops { chain input { type filter hook input priority 0; \
+             ip daddr 10.9.1.3 udp dport { 443, 9999 } drop; }; }",
+        )?;
+        let sockets = PORTS
+            .iter()
+            .map(|(_, port)| {
+                let socket = gateway.run(|| Ok(UdpSocket::bind(("10.9.1.1", *port))?))?;
+                socket.set_nonblocking(true)?;
+                Ok(socket)
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            sender: FrameSender::open(&client, "c0")?,
+            mac: gateway.mac("g0")?,
+            folder: TempDir::create(&prefix)?,
+            _client: client,
+            gateway,
+            sockets,
+        })
+    }
+
+    /// Nanoseconds of CPU time a packet.
+    fn turn(&self, way: usize, port: usize) -> Result<f64> {
+        let (name, target) = WAYS[way];
+        let (from, to) = ((CLIENT.into(), 40_000), (target.into(), PORTS[port].1));
+        let packet = Packet::new(Protocol::Udp, from, to);
+        let frame = [self.sender.frame(self.mac, &packet.ip())];
+        let is_read = name == "delivered";
+        let mut read = 0;
+        let before = cpu_time()?;
+        let mut left = u64::from(PACKETS);
+        while left > 0 {
+            let batch = if is_read { left.min(BATCH) } else { left };
+            let sent = self.sender.blast(&frame, batch)?;
+            ensure!(sent.refused == 0, "{} frames found no room", sent.refused);
+            left -= batch;
+            let mut buffer = [0; 64];
+            while is_read && self.sockets[port].recv(&mut buffer).is_ok() {
+                read += 1;
+            }
+        }
+        let took = cpu_time()?.saturating_sub(before);
+        ensure!(
+            !is_read || read == PACKETS,
+            "{read} of {PACKETS} packets were delivered"
+        );
+        Ok(took.as_secs_f64() * 1e9 / f64::from(PACKETS))
+    }
+
+    /// All ways, with somebody who watches.
+    fn watched(&self, watcher: Watcher) -> Result<Vec<f64>> {
+        let mut daemon = None;
+        match watcher {
+            Watcher::Nobody | Watcher::NobodyAgain => {}
+            Watcher::Daemon => daemon = Some(Daemon::start(&self.gateway, self.folder.path())?),
+            Watcher::Counters => self.gateway.nft(&counters())?,
+        }
+        let mut times = Vec::new();
+        for way in 0..WAYS.len() {
+            for port in 0..PORTS.len() {
+                // What comes first, fills caches.
+                self.turn(way, port)?;
+                times.push(self.turn(way, port)?);
+            }
+        }
+        if let Some(mut daemon) = daemon {
+            daemon.stop()?;
+        }
+        if watcher == Watcher::Counters {
+            self.gateway.nft("delete table inet counters")?;
+        }
+        Ok(times)
+    }
+}
+
+/// Twenty counters in each chain that packets pass.
+fn counters() -> String {
+    let ports = [443, 3544, 9999, 7680];
+    let mut rules = String::new();
+    for port in ports.iter().cycle().take(20) {
+        rules.push_str("udp dport ");
+        rules.push_str(&port.to_string());
+        rules.push_str(" counter; ");
+    }
+    let chain =
+        |hook| format!("chain {hook} {{ type filter hook {hook} priority -10; {rules} }}; ");
+    let chains: String = ["input", "forward", "output"].map(chain).concat();
+    format!("table inet counters {{ {chains} }}")
+}
+
+/// Of this thread, on which everything happens.
+fn cpu_time() -> Result<Duration> {
+    Ok(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?.into())
+}
+
+/// Measures all ways, `rounds` times.
+pub(crate) fn measure(rounds: u32) -> Result<Vec<Row>> {
+    if rounds == 0 {
+        return Ok(Vec::new());
+    }
+    let lab = Lab::create()?;
+    let mut cpus = CpuSet::new();
+    cpus.set(0)?;
+    sched_setaffinity(Pid::from_raw(0), &cpus).context("running on one CPU")?;
+    let mut rounds_of: Vec<[Vec<f64>; 4]> = Vec::new();
+    for round in 0..rounds {
+        let mut times = [const { Vec::new() }; 4];
+        // Each is first, second, third and last as often as the others.
+        for turn in 0..WATCHERS.len() {
+            let at = (turn + round as usize) % WATCHERS.len();
+            times[at] = lab.watched(WATCHERS[at])?;
+        }
+        rounds_of.push(times);
+    }
+    let mut rows = Vec::new();
+    for (way, (name, _)) in WAYS.iter().enumerate() {
+        for (port, (port_name, _)) in PORTS.iter().enumerate() {
+            let at = way * PORTS.len() + port;
+            let ratio = |watcher: usize| {
+                let ratios = rounds_of
+                    .iter()
+                    .map(|times| times[watcher][at] / times[0][at]);
+                Spread::of(ratios.collect()).context("no rounds")
+            };
+            let nobody = rounds_of.iter().map(|times| times[0][at]).collect();
+            rows.push(Row {
+                way: name,
+                port: port_name,
+                nobody: Spread::of(nobody).context("no rounds")?,
+                noise: ratio(1)?,
+                daemon: ratio(2)?,
+                counters: ratio(3)?,
+            });
+        }
+    }
+    Ok(rows)
+}
