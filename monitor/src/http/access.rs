@@ -77,7 +77,8 @@ fn credentials(headers: &HeaderMap) -> Option<(String, String)> {
 }
 
 /// Whether somebody on this host asks for themselves: from a loopback address, not for another as a proxy
-/// does, and not for a page in a browser, which can make a name of its own lead here.
+/// does, and not for a page in a browser, which can make a name of its own lead here. A proxy that says nothing
+/// of whom it asks for, and gives `Host` the address that it connects to, looks like them: docs/http.md says so.
 fn is_here<B>(request: &Request<B>, address: IpAddr) -> bool {
     let headers = request.headers();
     address.to_canonical().is_loopback()
@@ -88,10 +89,13 @@ fn is_here<B>(request: &Request<B>, address: IpAddr) -> bool {
         })
 }
 
-/// Whether the name of a host is an address or `localhost`.
+/// Whether the name of a host is a loopback address or `localhost`. Whoever asks from such an address got here by
+/// one, unless a proxy passes on what its own client wrote.
 fn is_plain(host: &str) -> bool {
     let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
-    host.eq_ignore_ascii_case("localhost") || bare.unwrap_or(host).parse::<IpAddr>().is_ok()
+    let address: Result<IpAddr, _> = bare.unwrap_or(host).parse();
+    host.eq_ignore_ascii_case("localhost")
+        || address.is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
 #[cfg(test)]
@@ -114,7 +118,11 @@ mod tests {
             ("127.8.0.1", &plain, true),
             ("::1", &[("host", "[::1]:9680")], true),
             ("::ffff:127.0.0.1", &[("host", "localhost")], true),
+            ("127.0.0.1", &[("host", "[::ffff:127.0.0.1]:9680")], true),
             ("127.0.0.1", &[], true),
+            ("127.0.0.1", &[("host", "10.0.0.1:9680")], false),
+            ("127.0.0.1", &[("host", "[2001:db8::1]:9680")], false),
+            ("127.0.0.1", &[("host", "0.0.0.0:9680")], false),
             ("10.0.0.1", &plain, false),
             ("::ffff:10.0.0.1", &plain, false),
             ("fe80::1", &plain, false),
