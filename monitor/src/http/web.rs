@@ -4,6 +4,7 @@
 //! change that cannot be used leaves all as it was, and is told once.
 
 mod file;
+mod gate;
 #[cfg(test)]
 pub(super) mod tests;
 mod tls;
@@ -20,8 +21,9 @@ use rustls::ServerConfig;
 
 use crate::privileges::hint;
 use file::{Fault, WebFile};
+pub(super) use gate::Gate;
 use tls::Tls;
-pub(super) use users::{Gate, Users, Verdict};
+pub(super) use users::{Users, Verdict};
 
 /// Why a web configuration cannot be used: one sentence that names the file and the way out.
 #[derive(Debug, thiserror::Error)]
@@ -245,11 +247,9 @@ impl Settings {
     }
 
     /// Checks that a new file opens nothing: one that is being written may be read when it is still empty.
-    /// Users who stay the same are known further.
+    /// Each user who stays the same is known further.
     fn may_become(&self, mut new: Self, path: &Path) -> Result<Self, WebError> {
-        if new.users.are(&self.users) {
-            new.users = Arc::clone(&self.users);
-        }
+        new.users = Arc::new(new.users.after(&self.users));
         let gone = [
             (self.tls.is_some() && new.tls.is_none(), "tls_server_config"),
             (
