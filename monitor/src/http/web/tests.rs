@@ -249,3 +249,50 @@ fn a_change_is_taken_over_and_a_bad_one_is_not() {
     folder.write("web.yml", &format!("{USERS}{TLS}"));
     assert!(!Arc::ptr_eq(&third, &web.current()));
 }
+
+/// Descriptors are one process's, so this runs in one of its own: this very test binary, with a word in its
+/// environment.
+const ALONE: &str = "PEERWATCH_TEST_NO_DESCRIPTORS";
+
+#[test]
+fn a_file_that_could_not_be_read_is_tried_again() {
+    if std::env::var_os(ALONE).is_some() {
+        return without_descriptors();
+    }
+    let name = "http::web::tests::a_file_that_could_not_be_read_is_tried_again";
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture"])
+        .env(ALONE, "1")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let said = String::from_utf8(output.stderr).unwrap();
+    let complaints = said.matches("TLS and users stay as they were").count();
+    assert_eq!(complaints, 1, "{said}");
+    assert!(said.contains("Too many open files"), "{said}");
+}
+
+fn without_descriptors() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .init();
+    let folder = Folder::new(&format!("{TLS}{USERS}"));
+    let web = folder.open().unwrap();
+    let first = web.current();
+    folder.renew();
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, 0, hard).unwrap();
+    // More than one try: a second is said no more.
+    let end = Instant::now() + PAUSE * 2;
+    while Instant::now() < end {
+        assert!(Arc::ptr_eq(&first, &web.current()));
+        std::thread::sleep(PAUSE / 20);
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+    let end = Instant::now() + Duration::from_secs(20);
+    while Arc::ptr_eq(&first, &web.current()) {
+        assert!(Instant::now() < end, "it is not tried again");
+        std::thread::sleep(PAUSE / 20);
+    }
+}

@@ -106,7 +106,10 @@ fn no_suites(error: &rustls::Error) -> String {
 fn pem(name: &str, file: &At<PathBuf>) -> Result<Vec<u8>, Fault> {
     let fault = |problem: String| Fault::new(file.line, &key(name), problem);
     let path = file.value.display();
-    read(&file.value).map_err(|error| fault(format!("can't read {path}: {error}{}", hint(&error))))
+    read(&file.value).map_err(|error| Fault {
+        unread: true,
+        ..fault(format!("can't read {path}: {error}{}", hint(&error)))
+    })
 }
 
 /// A file, up to a limit: a device, say, must not fill the memory.
