@@ -2,16 +2,15 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hyper::header::{AUTHORIZATION, FORWARDED, HOST, HeaderMap, HeaderName, VIA};
 use hyper::{Request, Uri};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::group::Group;
-use super::web::{Gate, Users, Verdict};
+use super::web::{Gate, Shown, Standing, Users, Verdict};
 
 /// What proxies say about whom they ask for.
 const PROXIED: [HeaderName; 4] = [
@@ -22,11 +21,10 @@ const PROXIED: [HeaderName; 4] = [
 ];
 
 /// The other end of a connection.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Caller {
     pub(super) address: IpAddr,
-    /// Whether it showed a certificate, which was then checked.
-    pub(super) certificate: bool,
+    pub(super) shown: Shown,
 }
 
 /// What a request may see.
@@ -36,27 +34,33 @@ pub(super) enum Access {
     Allowed { peers: bool },
     /// Nothing: there is no password, or a wrong one.
     Refused,
+    /// Nothing: the connection was made when less was asked for.
+    Outdated,
     /// Nothing now: too many passwords are being checked.
     Busy,
 }
 
-/// Decides what a request may see. `patience` is for checking its password.
+/// Decides what a request of a connection that is worth so much may see. Its password is checked until `deadline`.
 pub(super) async fn access<B>(
     request: &Request<B>,
-    caller: Caller,
+    address: IpAddr,
+    standing: Standing,
     users: &Arc<Users>,
     gate: &Arc<Gate>,
-    patience: Duration,
+    deadline: Instant,
 ) -> Access {
+    if !standing.allowed {
+        return Access::Outdated;
+    }
     if users.is_empty() {
-        let peers = caller.certificate || is_here(request, caller.address);
+        let peers = standing.certificate || is_here(request, address);
         return Access::Allowed { peers };
     }
     let Some((name, password)) = credentials(request.headers()) else {
         return Access::Refused;
     };
-    let check = users.check(gate, Group::of(caller.address), &name, &password);
-    match timeout(patience, check).await {
+    let check = users.check(gate, Group::of(address), &name, &password);
+    match timeout_at(deadline, check).await {
         Ok(Verdict::Right) => Access::Allowed { peers: true },
         Ok(Verdict::Wrong) => Access::Refused,
         Ok(Verdict::Busy) | Err(_) => Access::Busy,

@@ -1,8 +1,10 @@
 //! The web configuration: TLS, users and headers out of a file in the format of Prometheus's exporter-toolkit.
 //!
 //! Every new connection, and every request, looks whether the files have changed. A change that cannot be used
-//! leaves all as it was, and is told once; a file that could not be read is tried again.
+//! leaves all as it was, and is told once; a file that could not be read is tried again. A connection that is open
+//! and would have to show something else now has one more answer at most.
 
+mod demand;
 mod file;
 mod gate;
 #[cfg(test)]
@@ -21,6 +23,8 @@ use hyper::header::{HeaderName, HeaderValue};
 use rustls::ServerConfig;
 
 use crate::privileges::hint;
+use demand::Demand;
+pub(super) use demand::{Shown, Standing};
 use file::{Fault, WebFile};
 pub(super) use gate::Gate;
 use tls::Tls;
@@ -90,8 +94,8 @@ pub struct Protection {
 #[derive(Debug)]
 pub(super) struct Settings {
     pub(super) tls: Option<Arc<ServerConfig>>,
-    /// Whether each client must have a certificate.
-    certificates: bool,
+    /// Stays the same one as long as it asks for the same.
+    pub(super) demand: Arc<Demand>,
     pub(super) users: Arc<Users>,
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
 }
@@ -175,7 +179,7 @@ impl Web {
         Protection {
             tls: settings.tls.is_some(),
             users: !settings.users.is_empty(),
-            certificates: settings.certificates,
+            certificates: settings.demand.certificates(),
         }
     }
 
@@ -272,7 +276,7 @@ fn load(path: &Path, look: &mut Look) -> Result<Settings, WebError> {
 impl Settings {
     fn new(file: WebFile, tls: Option<Tls>) -> Result<Self, WebError> {
         Ok(Self {
-            certificates: tls.as_ref().is_some_and(|tls| tls.clients_only),
+            demand: Arc::new(Demand::new(tls.as_ref().map(|tls| tls.clients.clone()))),
             tls: tls.map(|tls| tls.config),
             users: Arc::new(Users::new(file.users).map_err(|_| WebError::Random)?),
             headers: file.headers,
@@ -283,13 +287,19 @@ impl Settings {
     /// Each user who stays the same is known further.
     fn may_become(&self, mut new: Self, path: &Path) -> Result<Self, WebError> {
         new.users = Arc::new(new.users.after(&self.users));
+        if new.demand.is(&self.demand) {
+            new.demand = Arc::clone(&self.demand);
+        }
         let gone = [
             (self.tls.is_some() && new.tls.is_none(), "tls_server_config"),
             (
                 !self.users.is_empty() && new.users.is_empty(),
                 "basic_auth_users",
             ),
-            (self.certificates && !new.certificates, "client_auth_type"),
+            (
+                self.demand.certificates() && !new.demand.certificates(),
+                "client_auth_type",
+            ),
         ];
         match gone.into_iter().find(|(gone, _)| *gone) {
             Some((_, what)) => Err(WebError::Opens {

@@ -2,7 +2,11 @@
 
 use std::fs;
 
-use rcgen::{CertifiedKey, generate_simple_self_signed};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedKey, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, generate_simple_self_signed,
+};
+use rustls::pki_types::CertificateDer;
 
 use super::*;
 
@@ -274,9 +278,7 @@ fn a_file_that_could_not_be_read_is_tried_again() {
 
 fn without_descriptors() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    tracing_subscriber::fmt()
-        .with_writer(io::stderr)
-        .init();
+    tracing_subscriber::fmt().with_writer(io::stderr).init();
     let folder = Folder::new(&format!("{TLS}{USERS}"));
     let web = folder.open().unwrap();
     let first = web.current();
@@ -295,4 +297,64 @@ fn without_descriptors() {
         assert!(Instant::now() < end, "it is not tried again");
         std::thread::sleep(PAUSE / 20);
     }
+}
+
+/// An authority, and a client's certificate of it.
+fn authority() -> (String, CertificateDer<'static>) {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().unwrap();
+    let pem = params.self_signed(&key).unwrap().pem();
+    let mut client = CertificateParams::new(["client".to_owned()]).unwrap();
+    client.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    let issuer = Issuer::new(params, key);
+    let client = client.signed_by(&KeyPair::generate().unwrap(), &issuer);
+    (pem, client.unwrap().der().clone())
+}
+
+#[test]
+fn an_open_connection_is_judged_by_what_is_asked_for_now() {
+    const IF_GIVEN: &str =
+        "  client_auth_type: VerifyClientCertIfGiven\n  client_ca_file: ca.crt\n";
+    const REQUIRED: &str =
+        "  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: ca.crt\n";
+    let (first, client) = authority();
+    let (second, other) = authority();
+    let folder = Folder::new("");
+    folder.write("ca.crt", &first);
+    let web = folder.open().unwrap();
+    let shown = |chain: &[CertificateDer<'static>]| Shown {
+        demand: Arc::clone(&web.current().demand),
+        chain: chain.to_vec(),
+    };
+    let judge = |shown: &Shown| {
+        let standing = web.current().demand.judge(shown);
+        (standing.allowed, standing.certificate, standing.over)
+    };
+    let plain = shown(&[]);
+    assert_eq!(judge(&plain), (true, false, false));
+    folder.write("web.yml", TLS);
+    assert_eq!(judge(&plain), (false, false, true), "not encrypted");
+
+    let tls = shown(&[]);
+    folder.renew();
+    assert_eq!(judge(&tls), (true, false, false), "a new certificate");
+    folder.write("web.yml", &format!("{TLS}{IF_GIVEN}"));
+    assert_eq!(judge(&tls), (true, false, true));
+    let (nobody, known) = (shown(&[]), shown(&[client]));
+    assert_eq!(judge(&known), (true, true, false));
+    folder.write("web.yml", &format!("{TLS}{REQUIRED}"));
+    assert_eq!(judge(&nobody), (false, false, true), "no certificate");
+    assert_eq!(judge(&known), (true, true, true));
+    assert_eq!(judge(&plain), (false, false, true));
+
+    folder.write("ca.crt", &format!("{first}{second}"));
+    assert_eq!(judge(&known), (true, true, true), "its authority counts on");
+    let later = shown(&[other]);
+    folder.write("ca.crt", &second);
+    assert_eq!(judge(&known), (false, false, true), "another authority");
+    assert_eq!(judge(&later), (true, true, true));
+    folder.write("ca.crt", &format!("{second}\n# the same\n"));
+    let standing = judge(&shown(&[]));
+    assert!(!standing.2, "nothing else is asked for");
 }
