@@ -10,13 +10,16 @@ pub(super) struct Group(IpAddr);
 impl Group {
     /// That of a client.
     pub(super) fn of(address: IpAddr) -> Self {
-        Self(match address.to_canonical() {
-            here if here.is_loopback() => Ipv4Addr::LOCALHOST.into(),
+        let address = address.to_canonical();
+        if address.is_loopback() {
+            return Self(Ipv4Addr::LOCALHOST.into());
+        }
+        Self(match address {
+            IpAddr::V4(_) => address,
             IpAddr::V6(v6) => {
                 let prefix = u128::from(v6) & !u128::from(u64::MAX);
                 Ipv6Addr::from(prefix).into()
             }
-            other @ IpAddr::V4(_) => other,
         })
     }
 }

@@ -86,7 +86,7 @@ impl Demand {
         else {
             return false;
         };
-        let verified = verifier.verify_client_cert(client, between, UnixTime::now());
-        verified.is_ok()
+        let checked = verifier.verify_client_cert(client, between, UnixTime::now());
+        checked.is_ok()
     }
 }
