@@ -100,99 +100,86 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{BufRead as _, BufReader, pipe};
-    use std::sync::Arc;
+    use std::sync::{Arc, mpsc};
     use std::time::Instant;
 
     use super::*;
 
     const LONG: Duration = Duration::from_secs(20);
 
-    /// A queue of so many bytes with a thread that writes to a pipe, which the test reads.
-    fn begin(most: usize) -> (Arc<Queue>, BufReader<io::PipeReader>) {
+    /// Takes what is written, and each write only when it is told whether that goes well, until nobody tells.
+    struct Reader {
+        told: mpsc::Receiver<bool>,
+        read: Arc<Mutex<String>>,
+    }
+
+    impl io::Write for Reader {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.told.recv() == Ok(false) {
+                return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+            }
+            let text = str::from_utf8(bytes).unwrap();
+            self.read.lock().unwrap().push_str(text);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// A queue of so many bytes with a thread that writes, what tells its reader, and what that has read.
+    fn begin(most: usize) -> (Arc<Queue>, mpsc::Sender<bool>, Arc<Mutex<String>>) {
         let queue = Arc::new(Queue::new(most));
-        let (reader, writer) = pipe().unwrap();
+        let (tell, told) = mpsc::channel();
+        let read = Arc::default();
+        let reader = Reader {
+            told,
+            read: Arc::clone(&read),
+        };
         let written = Arc::clone(&queue);
         std::thread::spawn(move || {
             let flows = |count: u64| written.push(format!("lost {count}\n").as_bytes());
-            written.run(writer, flows);
+            written.run(reader, flows);
         });
-        (queue, BufReader::new(reader))
+        (queue, tell, read)
     }
 
     #[test]
     fn nothing_waits_for_a_stuck_reader_and_what_is_lost_is_counted() {
-        const LINES: usize = 3000;
-        let (queue, reader) = begin(10_000);
-        // More than a pipe and the queue hold.
-        let line = |number: usize| format!("{number:0>99}\n");
-        for number in 0..LINES {
-            queue.push(line(number).as_bytes());
+        let (queue, tell, read) = begin(20);
+        for number in 0..30 {
+            queue.push(format!("{number:0>3}\n").as_bytes());
         }
         let begin = Instant::now();
         queue.finish(Duration::from_millis(50));
         assert!(begin.elapsed() < LONG, "it waits for the reader");
-        let lost = queue.lost();
-        assert!(lost > 0, "the pipe was not full");
-
-        let mut read = Vec::new();
-        for line in reader.lines().map(Result::unwrap) {
-            if let Some(count) = line.strip_prefix("lost ") {
-                assert_eq!(count, lost.to_string());
-                break;
-            }
-            read.push(line);
-        }
-        assert_eq!(read.len() as u64 + lost, LINES as u64);
-        assert!(read.is_sorted(), "another order");
-        assert_eq!(queue.lost(), lost);
-    }
-
-    #[test]
-    fn what_was_said_is_written_before_the_end() {
-        let (queue, mut reader) = begin(10);
-        let reading = std::thread::spawn(move || {
-            let mut line = String::new();
-            reader.read_line(&mut line).unwrap();
-            line
-        });
+        assert_eq!(queue.lost(), 25);
+        assert_eq!(*read.lock().unwrap(), "");
+        drop(tell);
+        queue.finish(LONG);
+        assert_eq!(*read.lock().unwrap(), "000\n001\n002\n003\n004\nlost 25\n");
         queue.push(b"a line of more bytes than may wait\n");
         queue.finish(LONG);
-        assert_eq!(
-            reading.join().unwrap(),
-            "a line of more bytes than may wait\n"
+        assert!(
+            read.lock()
+                .unwrap()
+                .ends_with("lost 25\na line of more bytes than may wait\n")
         );
-        assert_eq!(queue.lost(), 0);
+        assert_eq!(queue.lost(), 25);
     }
 
     #[test]
     fn a_line_that_cannot_be_written_is_lost_and_the_next_one_is_tried() {
-        struct Broken(u32, io::PipeWriter);
-        impl io::Write for Broken {
-            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-                self.0 += 1;
-                if self.0 < 3 {
-                    return Err(io::Error::from_raw_os_error(libc::ENOSPC));
-                }
-                self.1.write(bytes)
-            }
-
-            fn flush(&mut self) -> io::Result<()> {
-                Ok(())
-            }
-        }
-        let queue = Arc::new(Queue::new(100));
-        let (reader, writer) = pipe().unwrap();
-        let written = Arc::clone(&queue);
-        std::thread::spawn(move || {
-            let flows = |count: u64| written.push(format!("lost {count}\n").as_bytes());
-            written.run(Broken(0, writer), flows);
-        });
+        let (queue, tell, read) = begin(100);
         for line in ["a\n", "b\n", "c\n"] {
             queue.push(line.as_bytes());
         }
-        let lines: Vec<_> = BufReader::new(reader).lines().take(2).collect();
-        let lines: Vec<_> = lines.into_iter().map(Result::unwrap).collect();
-        assert_eq!(lines, ["c", "lost 2"]);
+        for goes in [false, false] {
+            tell.send(goes).unwrap();
+        }
+        drop(tell);
+        queue.finish(LONG);
+        assert_eq!(*read.lock().unwrap(), "c\nlost 2\n");
     }
 }
