@@ -1,7 +1,7 @@
 //! How much memory the daemon's tables may take, from the most entries that each may have: docs/limits.md has
 //! the numbers, and a test floods a daemon and compares.
 
-use crate::{attempt, bpf, state};
+use crate::{attempt, bpf, diagnostics, state};
 
 /// The program itself, what it reads of the kernel's BTF and symbols at start, its threads, and what an
 /// allocator keeps beside what is in use.
@@ -34,6 +34,7 @@ pub fn parts(max_attempts: usize, states: usize) -> Vec<Part> {
         part("Teredo rounds", attempt::teredo::room()),
         part("windows", states * state::room()),
         part("lines of the log", LINES),
+        part("diagnostics", diagnostics::WAITING),
         part("HTTP", ANSWERS),
     ]
 }

@@ -19,13 +19,15 @@ fn main() -> ExitCode {
         }
         Err(error) => error.exit(),
     };
-    match dispatch(cli) {
+    let code = match dispatch(cli) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("peerwatch: {error:#}");
+            diagnostics::last_words(&format!("peerwatch: {error:#}"));
             cli::exit_code(error.as_ref())
         }
-    }
+    };
+    diagnostics::finish();
+    code
 }
 
 fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
@@ -35,6 +37,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             diagnostics::init(config.log_format, config.log_level, config.bpf_log)?;
             // While there is one thread: see there.
             let early = daemon::Early::begin(&config)?;
+            diagnostics::begin_queue();
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)
                 .enable_all()

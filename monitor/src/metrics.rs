@@ -19,6 +19,7 @@ use crate::bpf::load::Loaded;
 use crate::bpf::runs::{Runs, Statistics};
 use crate::config::LOOPBACK;
 use crate::conntrack::Conntrack;
+use crate::diagnostics;
 use crate::drop::ReasonTable;
 use crate::ruleset::Change;
 use crate::state::Evaluation;
@@ -235,6 +236,7 @@ impl Source {
         families::Lines {
             lost: self.lines_lost.load(Ordering::Relaxed),
             unwritten: self.lines_unwritten(),
+            diagnostics: diagnostics::lost(),
             attempts_suppressed: self.attempts_suppressed.load(Ordering::Relaxed),
         }
     }

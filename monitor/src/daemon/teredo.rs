@@ -12,6 +12,10 @@ use crate::attempt::tracker::Table;
 use crate::bpf::tables::{TableError, take};
 use crate::teredo::Packet;
 
+/// How many packets one reading takes: more than the ring holds, so that it ends also where they come faster than
+/// they are read. The rest is for the next one.
+const BATCH: usize = 4096;
+
 /// The Teredo attempts that are followed.
 pub(super) struct Teredo {
     ring: RingBuf<MapData>,
@@ -43,7 +47,7 @@ impl Teredo {
         &self.tracker
     }
 
-    /// Reads what is there, and says what ended until `now`, and whether there was anything.
+    /// Reads what is there, up to [`BATCH`] packets, and says what ended until `now`, and whether there was anything.
     pub(super) fn read(
         &mut self,
         now: Duration,
@@ -51,7 +55,10 @@ impl Teredo {
         is_alive: impl Fn(IpAddr) -> bool,
     ) -> (Scan, bool) {
         let mut any = false;
-        while let Some(record) = self.ring.next() {
+        for _ in 0..BATCH {
+            let Some(record) = self.ring.next() else {
+                break;
+            };
             any = true;
             if let Some(packet) = Packet::from_bytes(&record) {
                 self.tracker.packet(&packet);

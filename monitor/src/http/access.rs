@@ -2,16 +2,15 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hyper::header::{AUTHORIZATION, FORWARDED, HOST, HeaderMap, HeaderName, VIA};
 use hyper::{Request, Uri};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::group::Group;
-use super::web::{Gate, Users, Verdict};
+use super::web::{Gate, Shown, Standing, Users, Verdict};
 
 /// What proxies say about whom they ask for.
 const PROXIED: [HeaderName; 4] = [
@@ -22,11 +21,10 @@ const PROXIED: [HeaderName; 4] = [
 ];
 
 /// The other end of a connection.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Caller {
     pub(super) address: IpAddr,
-    /// Whether it showed a certificate, which was then checked.
-    pub(super) certificate: bool,
+    pub(super) shown: Shown,
 }
 
 /// What a request may see.
@@ -36,27 +34,33 @@ pub(super) enum Access {
     Allowed { peers: bool },
     /// Nothing: there is no password, or a wrong one.
     Refused,
+    /// Nothing: the connection was made when less was asked for.
+    Outdated,
     /// Nothing now: too many passwords are being checked.
     Busy,
 }
 
-/// Decides what a request may see. `patience` is for checking its password.
+/// Decides what a request of a connection that is worth so much may see. Its password is checked until `deadline`.
 pub(super) async fn access<B>(
     request: &Request<B>,
-    caller: Caller,
+    address: IpAddr,
+    standing: Standing,
     users: &Arc<Users>,
     gate: &Arc<Gate>,
-    patience: Duration,
+    deadline: Instant,
 ) -> Access {
+    if !standing.allowed {
+        return Access::Outdated;
+    }
     if users.is_empty() {
-        let peers = caller.certificate || is_here(request, caller.address);
+        let peers = standing.certificate || is_here(request, address);
         return Access::Allowed { peers };
     }
     let Some((name, password)) = credentials(request.headers()) else {
         return Access::Refused;
     };
-    let check = users.check(gate, Group::of(caller.address), &name, &password);
-    match timeout(patience, check).await {
+    let check = users.check(gate, Group::of(address), &name, &password);
+    match timeout_at(deadline, check).await {
         Ok(Verdict::Right) => Access::Allowed { peers: true },
         Ok(Verdict::Wrong) => Access::Refused,
         Ok(Verdict::Busy) | Err(_) => Access::Busy,
@@ -77,7 +81,8 @@ fn credentials(headers: &HeaderMap) -> Option<(String, String)> {
 }
 
 /// Whether somebody on this host asks for themselves: from a loopback address, not for another as a proxy
-/// does, and not for a page in a browser, which can make a name of its own lead here.
+/// does, and not for a page in a browser, which can make a name of its own lead here. A proxy that says nothing
+/// of whom it asks for, and gives `Host` the address that it connects to, looks like them: docs/http.md says so.
 fn is_here<B>(request: &Request<B>, address: IpAddr) -> bool {
     let headers = request.headers();
     address.to_canonical().is_loopback()
@@ -88,10 +93,13 @@ fn is_here<B>(request: &Request<B>, address: IpAddr) -> bool {
         })
 }
 
-/// Whether the name of a host is an address or `localhost`.
+/// Whether the name of a host is a loopback address or `localhost`. Whoever asks from such an address got here by
+/// one, unless a proxy passes on what its own client wrote.
 fn is_plain(host: &str) -> bool {
     let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
-    host.eq_ignore_ascii_case("localhost") || bare.unwrap_or(host).parse::<IpAddr>().is_ok()
+    let address: Result<IpAddr, _> = bare.unwrap_or(host).parse();
+    host.eq_ignore_ascii_case("localhost")
+        || address.is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
 #[cfg(test)]
@@ -114,7 +122,11 @@ mod tests {
             ("127.8.0.1", &plain, true),
             ("::1", &[("host", "[::1]:9680")], true),
             ("::ffff:127.0.0.1", &[("host", "localhost")], true),
+            ("127.0.0.1", &[("host", "[::ffff:127.0.0.1]:9680")], true),
             ("127.0.0.1", &[], true),
+            ("127.0.0.1", &[("host", "10.0.0.1:9680")], false),
+            ("127.0.0.1", &[("host", "[2001:db8::1]:9680")], false),
+            ("127.0.0.1", &[("host", "0.0.0.0:9680")], false),
             ("10.0.0.1", &plain, false),
             ("::ffff:10.0.0.1", &plain, false),
             ("fe80::1", &plain, false),

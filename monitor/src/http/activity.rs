@@ -12,13 +12,14 @@ use tokio::time::Instant;
 /// What a client may use up. docs/http.md has them for users.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
-    /// Connections at once.
+    /// Connections at once; a quarter as many more may wait for their first answer.
     pub(super) connections: usize,
-    /// From the connection to the end of the TLS handshake.
+    /// From the connection to its first byte, and to the end of the TLS handshake where there is one.
     pub(super) handshake: Duration,
-    /// For a request's headers: from the connection, the end of its handshake, or the first byte.
+    /// For a request's headers, from its first byte; for those of the first request behind TLS, from the end of
+    /// the handshake.
     pub(super) request: Duration,
-    /// For an answer to be made. Prometheus gives up after 10 s by default.
+    /// For an answer to be made, the check of its password included. Prometheus gives up after 10 s by default.
     pub(super) answer: Duration,
     /// For the client to take an answer.
     pub(super) send: Duration,

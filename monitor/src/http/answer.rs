@@ -6,10 +6,12 @@ use std::time::Duration;
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{
-    ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE,
-    HeaderMap, HeaderValue, RETRY_AFTER, VARY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+    ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH,
+    CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, VARY, WWW_AUTHENTICATE,
+    X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::{Method, Request, Response, StatusCode};
+use tokio::time::Instant;
 
 use super::Site;
 use super::access::{Access, Caller, access};
@@ -41,8 +43,8 @@ pub(super) struct Answers {
     web: Arc<Web>,
     metrics: Page,
     status: Page,
-    /// How long a request for these may take, the wait for others before it included; and as long for a
-    /// password to be checked.
+    /// How long an answer may take in all: the check of its password, and the wait for others before that and
+    /// before its page.
     patience: Duration,
 }
 
@@ -63,22 +65,30 @@ impl Answers {
 
     /// The answer to a request, and whether it is one for somebody who may ask. Its body, if it has one, is
     /// never read.
-    pub(super) async fn answer<B>(&self, request: &Request<B>, caller: Caller) -> (Answer, bool) {
+    pub(super) async fn answer<B>(&self, request: &Request<B>, caller: &Caller) -> (Answer, bool) {
+        let deadline = Instant::now() + self.patience;
         let settings = self.web.current();
+        let standing = settings.demand.judge(&caller.shown);
         let (users, gate) = (&settings.users, &self.web.gate);
-        let access = access(request, caller, users, gate, self.patience).await;
+        let access = access(request, caller.address, standing, users, gate, deadline).await;
         let (mut answer, known) = match access {
-            Access::Allowed { peers } => (self.allowed(request, peers).await, true),
+            Access::Allowed { peers } => (self.allowed(request, peers, deadline).await, true),
             Access::Refused => (refused(), false),
+            Access::Outdated => (outdated(), false),
             Access::Busy => (busy(), false),
         };
+        if standing.over {
+            // The server closes by this, too.
+            let close = HeaderValue::from_static("close");
+            answer.headers_mut().insert(CONNECTION, close);
+        }
         for (name, value) in &settings.headers {
             answer.headers_mut().insert(name, value.clone());
         }
         (answer, known)
     }
 
-    async fn allowed<B>(&self, request: &Request<B>, peers: bool) -> Answer {
+    async fn allowed<B>(&self, request: &Request<B>, peers: bool, deadline: Instant) -> Answer {
         let path = request.uri().path();
         if ![METRICS, STATUS, HEALTH, READY].contains(&path) {
             let shown: String = path.chars().take(PATH_SHOWN).collect();
@@ -102,16 +112,14 @@ impl Answers {
                 let make = move || site.metrics();
                 let answer = self
                     .metrics
-                    .get(Variant { gzip, peers: true }, self.patience, make);
-                page(answer.await, &self.metrics, EXPOSITION, gzip)
+                    .get(Variant { gzip, peers: true }, deadline, make);
+                self.page(answer.await, &self.metrics, EXPOSITION, gzip)
             }
             STATUS => {
                 let site = Arc::clone(&self.site);
                 let make = move || site.status(peers);
-                let answer = self
-                    .status
-                    .get(Variant { gzip, peers }, self.patience, make);
-                page(answer.await, &self.status, JSON, gzip)
+                let answer = self.status.get(Variant { gzip, peers }, deadline, make);
+                self.page(answer.await, &self.status, JSON, gzip)
             }
             READY => match self.site.ready() {
                 Ok(()) => plain(StatusCode::OK, "ready\n".to_owned()),
@@ -120,27 +128,34 @@ impl Answers {
             _ => plain(StatusCode::OK, "ok\n".to_owned()),
         }
     }
-}
 
-/// The answer with a page, or with why there is none.
-fn page(made: Result<Bytes, Missing>, page: &Page, kind: HeaderValue, gzip: bool) -> Answer {
-    let body = match made {
-        Ok(body) => body,
-        Err(Missing::Reason(reason)) => {
-            return plain(StatusCode::INTERNAL_SERVER_ERROR, reason + "\n");
+    /// The answer with a page, or with why there is none.
+    fn page(
+        &self,
+        made: Result<Bytes, Missing>,
+        page: &Page,
+        kind: HeaderValue,
+        gzip: bool,
+    ) -> Answer {
+        let body = match made {
+            Ok(body) => body,
+            Err(Missing::Reason(reason)) => {
+                return plain(StatusCode::INTERNAL_SERVER_ERROR, reason + "\n");
+            }
+            Err(Missing::TooSlow) => {
+                let (name, patience) = (page.name(), self.patience);
+                let text = format!("no {name} within {patience:?}; try again later\n");
+                return plain(StatusCode::SERVICE_UNAVAILABLE, text);
+            }
+        };
+        let mut answer = response(StatusCode::OK, kind, body);
+        let headers = answer.headers_mut();
+        headers.insert(VARY, HeaderValue::from_static("Accept-Encoding"));
+        if gzip {
+            headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         }
-        Err(Missing::TooSlow(patience)) => {
-            let text = format!("no {} within {patience:?}; try again later\n", page.name());
-            return plain(StatusCode::SERVICE_UNAVAILABLE, text);
-        }
-    };
-    let mut answer = response(StatusCode::OK, kind, body);
-    let headers = answer.headers_mut();
-    headers.insert(VARY, HeaderValue::from_static("Accept-Encoding"));
-    if gzip {
-        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        answer
     }
-    answer
 }
 
 fn refused() -> Answer {
@@ -149,6 +164,12 @@ fn refused() -> Answer {
     let challenge = HeaderValue::from_static("Basic realm=\"peerwatch\", charset=\"UTF-8\"");
     answer.headers_mut().insert(WWW_AUTHENTICATE, challenge);
     answer
+}
+
+/// For a connection that would not be accepted now.
+fn outdated() -> Answer {
+    let text = "TLS or a certificate is asked for since this connection was made; connect again\n";
+    plain(StatusCode::FORBIDDEN, text.to_owned())
 }
 
 fn busy() -> Answer {

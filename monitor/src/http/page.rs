@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::io::{self, Write as _};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -25,8 +24,8 @@ pub(super) struct Variant {
 pub(super) enum Missing {
     /// A sentence.
     Reason(String),
-    /// It was not made in this time.
-    TooSlow(Duration),
+    /// It was not made in time.
+    TooSlow,
 }
 
 /// What was made, by whom is all the same, and when that began.
@@ -60,14 +59,13 @@ impl Page {
     pub(super) async fn get(
         &self,
         variant: Variant,
-        patience: Duration,
+        deadline: Instant,
         render: impl FnOnce() -> Result<String, String> + Send + 'static,
     ) -> Result<Bytes, Missing> {
         let called = Instant::now();
-        let deadline = called + patience;
         let turn = timeout_at(deadline, Arc::clone(&self.turn).acquire_owned()).await;
         let Ok(Ok(turn)) = turn else {
-            return Err(Missing::TooSlow(patience));
+            return Err(Missing::TooSlow);
         };
         let last = Arc::clone(&self.last);
         let made = lock(&last).get(&variant).cloned();
@@ -99,7 +97,7 @@ impl Page {
                     "the {name} could not be collected; the log of the daemon has more"
                 )))
             }
-            Err(_) => Err(Missing::TooSlow(patience)),
+            Err(_) => Err(Missing::TooSlow),
         }
     }
 }
@@ -118,6 +116,7 @@ fn compress(text: &str) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
+    use std::time::Duration;
 
     use super::*;
 
@@ -134,7 +133,8 @@ mod tests {
             let (page, count) = (Arc::clone(&page), Arc::clone(&count));
             async move {
                 let make = move || Ok((count.fetch_add(1, Ordering::SeqCst) + 1).to_string());
-                page.get(variant, Duration::from_secs(20), make).await
+                let deadline = Instant::now() + Duration::from_secs(20);
+                page.get(variant, deadline, make).await
             }
         };
         let first = ask(PLAIN).await.unwrap();

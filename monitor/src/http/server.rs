@@ -22,7 +22,7 @@ use super::activity::{Activity, Limits, Phase, Watched};
 use super::answer::Answers;
 use super::connections::Connections;
 use super::group::Group;
-use super::web::Web;
+use super::web::{Shown, Web};
 use super::{HttpError, Site};
 
 /// The most that is kept of a request's headers, bytes.
@@ -40,8 +40,9 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Serves a site on a socket of [`super::bind`] until `shutdown` is ready; then closes what is idle at
 /// once, and what is still answering after a second at the latest.
 ///
-/// At most 128 connections are open. The next one takes the place of another: of the client that has most,
-/// and of its own the one that is of least use. So a scraper is served however many others do nothing.
+/// At most 128 connections are open, and 32 more that wait for their first answer. The next one takes the place of
+/// another: of the client that has most, and of its own the one that is of least use. So a scraper is served however
+/// many others do nothing.
 ///
 /// # Errors
 ///
@@ -150,10 +151,14 @@ pub(crate) async fn replay(request: Vec<u8>, site: Arc<dyn Site>, most: usize) -
     let Ok(web) = Web::open(None) else {
         return Vec::new();
     };
+    let shown = Shown {
+        demand: Arc::clone(&web.current().demand),
+        chain: Vec::new(),
+    };
     let answers = Arc::new(Answers::new(site, Arc::new(web), limits.answer));
     let caller = Caller {
         address: std::net::Ipv4Addr::LOCALHOST.into(),
-        certificate: false,
+        shown,
     };
     let (client, server) = tokio::io::duplex(most);
     let (_closing, closed) = watch::channel(false);
@@ -200,11 +205,18 @@ async fn greeted(
     activity: Arc<Activity>,
     mut closed: watch::Receiver<bool>,
 ) {
+    let settings = answers.web().current();
     let mut caller = Caller {
         address: from.ip(),
-        certificate: false,
+        shown: Shown {
+            demand: Arc::clone(&settings.demand),
+            chain: Vec::new(),
+        },
     };
-    let Some(config) = answers.web().current().tls.clone() else {
+    let config = settings.tls.clone();
+    // Not for as long as the connection is open: there may be others by then.
+    drop(settings);
+    let Some(config) = config else {
         activity.set(Phase::Asking);
         return http(stream, caller, answers, activity, closed).await;
     };
@@ -217,7 +229,9 @@ async fn greeted(
         () = sleep_until(activity.deadline()) => return,
         _ = closed.changed() => return,
     };
-    caller.certificate = stream.get_ref().1.peer_certificates().is_some();
+    if let Some(chain) = stream.get_ref().1.peer_certificates() {
+        caller.shown.chain = chain.iter().map(|one| one.clone().into_owned()).collect();
+    }
     activity.set(Phase::Asking);
     http(stream, caller, answers, activity, closed).await;
 }
@@ -232,7 +246,7 @@ async fn http<S: AsyncRead + AsyncWrite + Unpin>(
 ) {
     let service = service_fn(|request| {
         activity.set(Phase::Answering);
-        let (answers, activity) = (&answers, &activity);
+        let (answers, activity, caller) = (&answers, &activity, &caller);
         async move {
             let (answer, known) = answers.answer(&request, caller).await;
             activity.answered(known);

@@ -1,9 +1,12 @@
 //! The web configuration: TLS, users and headers out of a file in the format of Prometheus's exporter-toolkit.
 //!
-//! Every new connection, and every request that brings a password, looks whether the files have changed. A
-//! change that cannot be used leaves all as it was, and is told once.
+//! Every new connection, and every request, looks whether the files have changed. A change that cannot be used
+//! leaves all as it was, and is told once; a file that could not be read is tried again. A connection that is open
+//! and would have to show something else now has one more answer at most.
 
+mod demand;
 mod file;
+mod gate;
 #[cfg(test)]
 pub(super) mod tests;
 mod tls;
@@ -14,14 +17,18 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use hyper::header::{HeaderName, HeaderValue};
 use rustls::ServerConfig;
 
 use crate::privileges::hint;
+use demand::Demand;
+pub(super) use demand::{Shown, Standing};
 use file::{Fault, WebFile};
+pub(super) use gate::Gate;
 use tls::Tls;
-pub(super) use users::{Gate, Users, Verdict};
+pub(super) use users::{Users, Verdict};
 
 /// Why a web configuration cannot be used: one sentence that names the file and the way out.
 #[derive(Debug, thiserror::Error)]
@@ -87,8 +94,8 @@ pub struct Protection {
 #[derive(Debug)]
 pub(super) struct Settings {
     pub(super) tls: Option<Arc<ServerConfig>>,
-    /// Whether each client must have a certificate.
-    certificates: bool,
+    /// Stays the same one as long as it asks for the same.
+    pub(super) demand: Arc<Demand>,
     pub(super) users: Arc<Users>,
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
 }
@@ -106,10 +113,27 @@ pub struct Web {
 struct Now {
     settings: Arc<Settings>,
     stamps: Stamps,
+    /// When files are read again that have not changed: something could not be read the last time.
+    again: Option<Instant>,
+    /// What was said of the last reading, if it failed.
+    said: Option<String>,
 }
+
+/// How long a file that could not be read is left alone: there may be many requests, each of which looks.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// What tells one version of a file from another, for each file that was read.
 type Stamps = Vec<(PathBuf, Option<Stamp>)>;
+
+/// What a reading came across.
+#[derive(Debug, Default)]
+struct Look {
+    /// Of each file that was looked at, also where it failed.
+    stamps: Stamps,
+    /// Whether something could not be read, so that the same files may be good the next time: descriptors or
+    /// memory were short, say.
+    unread: bool,
+}
 
 /// Device, inode, size, and the times of the last change of contents and of the inode, in nanoseconds.
 type Stamp = (u64, u64, u64, i128, i128);
@@ -131,18 +155,18 @@ impl Web {
     ///
     /// The first thing that is wrong.
     pub fn open(path: Option<&Path>) -> Result<Self, WebError> {
-        let (settings, stamps) = match path {
-            Some(path) => {
-                let mut stamps = Vec::new();
-                (load(path, &mut stamps)?, stamps)
-            }
-            None => (Settings::new(WebFile::default(), None)?, Vec::new()),
+        let mut look = Look::default();
+        let settings = match path {
+            Some(path) => load(path, &mut look)?,
+            None => Settings::new(WebFile::default(), None)?,
         };
         Ok(Self {
             path: path.map(Path::to_owned),
             now: Mutex::new(Now {
                 settings: Arc::new(settings),
-                stamps,
+                stamps: look.stamps,
+                again: None,
+                said: None,
             }),
             gate: Arc::default(),
         })
@@ -155,7 +179,7 @@ impl Web {
         Protection {
             tls: settings.tls.is_some(),
             users: !settings.users.is_empty(),
-            certificates: settings.certificates,
+            certificates: settings.demand.certificates(),
         }
     }
 
@@ -165,26 +189,34 @@ impl Web {
         let Some(path) = &self.path else {
             return Arc::clone(&now.settings);
         };
-        if now.stamps.iter().all(|(path, old)| stamp(path) == *old) {
+        let same = now.stamps.iter().all(|(path, old)| stamp(path) == *old);
+        if same && now.again.is_none_or(|again| Instant::now() < again) {
             return Arc::clone(&now.settings);
         }
-        let mut seen = Vec::new();
-        let new = load(path, &mut seen).and_then(|new| now.settings.may_become(new, path));
-        match new {
+        let mut look = Look::default();
+        match load(path, &mut look).and_then(|new| now.settings.may_become(new, path)) {
             Ok(new) => {
                 tracing::info!("{} was read again", path.display());
                 now.settings = Arc::new(new);
+                now.said = None;
             }
-            Err(error) => tracing::error!("TLS and users stay as they were: {error}"),
+            Err(error) => {
+                let said = error.to_string();
+                if now.said.as_ref() != Some(&said) {
+                    tracing::error!("TLS and users stay as they were: {said}");
+                }
+                now.said = Some(said);
+            }
         }
-        // Those of a bad one too, so that it is told once. A file that it no longer reaches counts further.
+        now.again = look.unread.then(|| Instant::now() + PAUSE);
+        // Those of a bad one too, so that it is read once. A file that it no longer reaches counts further.
         for (path, _) in std::mem::take(&mut now.stamps) {
-            if !seen.iter().any(|(known, _)| *known == path) {
+            if !look.stamps.iter().any(|(known, _)| *known == path) {
                 let new = stamp(&path);
-                seen.push((path, new));
+                look.stamps.push((path, new));
             }
         }
-        now.stamps = seen;
+        now.stamps = look.stamps;
         Arc::clone(&now.settings)
     }
 
@@ -205,13 +237,16 @@ pub(crate) fn understand(text: &str) -> Result<[bool; 3], (usize, String, String
     ])
 }
 
-/// Reads a file and all that it names. `stamps` gets each file that was looked at, also where it fails.
-fn load(path: &Path, stamps: &mut Stamps) -> Result<Settings, WebError> {
+/// Reads a file and all that it names.
+fn load(path: &Path, look: &mut Look) -> Result<Settings, WebError> {
     // Before it is read: a change in between shows at the next look.
-    stamps.push((path.to_owned(), stamp(path)));
-    let bytes = tls::read(path).map_err(|cause| WebError::Read {
-        path: path.to_owned(),
-        cause,
+    look.stamps.push((path.to_owned(), stamp(path)));
+    let bytes = tls::read(path).map_err(|cause| {
+        look.unread = true;
+        WebError::Read {
+            path: path.to_owned(),
+            cause,
+        }
     })?;
     let fault = |fault: Fault| WebError::File {
         path: path.to_owned(),
@@ -225,19 +260,23 @@ fn load(path: &Path, stamps: &mut Stamps) -> Result<Settings, WebError> {
     let file = WebFile::parse(&text, folder).map_err(fault)?;
     let mut tls = None;
     if let Some(keys) = &file.tls {
-        stamps.extend(tls::files(keys).into_iter().map(|path| {
+        look.stamps.extend(tls::files(keys).into_iter().map(|path| {
             let stamp = stamp(&path);
             (path, stamp)
         }));
-        tls = Some(tls::build(keys).map_err(fault)?);
+        tls = Some(tls::build(keys).map_err(|error| {
+            look.unread = error.unread;
+            fault(error)
+        })?);
     }
-    Settings::new(file, tls)
+    // Random bytes are all that it may lack.
+    Settings::new(file, tls).inspect_err(|_| look.unread = true)
 }
 
 impl Settings {
     fn new(file: WebFile, tls: Option<Tls>) -> Result<Self, WebError> {
         Ok(Self {
-            certificates: tls.as_ref().is_some_and(|tls| tls.clients_only),
+            demand: Arc::new(Demand::new(tls.as_ref().map(|tls| tls.clients.clone()))),
             tls: tls.map(|tls| tls.config),
             users: Arc::new(Users::new(file.users).map_err(|_| WebError::Random)?),
             headers: file.headers,
@@ -245,10 +284,11 @@ impl Settings {
     }
 
     /// Checks that a new file opens nothing: one that is being written may be read when it is still empty.
-    /// Users who stay the same are known further.
+    /// Each user who stays the same is known further.
     fn may_become(&self, mut new: Self, path: &Path) -> Result<Self, WebError> {
-        if new.users.are(&self.users) {
-            new.users = Arc::clone(&self.users);
+        new.users = Arc::new(new.users.after(&self.users));
+        if new.demand.is(&self.demand) {
+            new.demand = Arc::clone(&self.demand);
         }
         let gone = [
             (self.tls.is_some() && new.tls.is_none(), "tls_server_config"),
@@ -256,7 +296,10 @@ impl Settings {
                 !self.users.is_empty() && new.users.is_empty(),
                 "basic_auth_users",
             ),
-            (self.certificates && !new.certificates, "client_auth_type"),
+            (
+                self.demand.certificates() && !new.demand.certificates(),
+                "client_auth_type",
+            ),
         ];
         match gone.into_iter().find(|(gone, _)| *gone) {
             Some((_, what)) => Err(WebError::Opens {

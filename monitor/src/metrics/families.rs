@@ -189,6 +189,8 @@ pub(super) struct Lines {
     pub(super) lost: u64,
     /// They could not be written.
     pub(super) unwritten: u64,
+    /// Diagnostics that standard error did not take.
+    pub(super) diagnostics: u64,
     /// The rate limit kept those of attempts out.
     pub(super) attempts_suppressed: u64,
 }
@@ -199,6 +201,7 @@ pub(super) fn losses(snapshot: &Snapshot, lines: &Lines) -> [Family; 2] {
     lost.add(&labels, snapshot.losses[loss::EVENT_LOST as usize]);
     lost.add(&[("stream", "packet_log")], lines.lost);
     lost.add(&[("stream", "log_write")], lines.unwritten);
+    lost.add(&[("stream", "diagnostics")], lines.diagnostics);
     // Older kernels run the program for the interrupt's packet too, and the first one's note is lost.
     let interrupted = snapshot.losses[loss::INTERRUPTED as usize];
     if let Some(missed) = snapshot.missed {

@@ -1,11 +1,17 @@
-//! What the kernel programs say of themselves: nothing, unless asked.
+//! What the kernel programs say of themselves: nothing, unless asked. And that nobody has to listen.
 
+use std::io::{PipeWriter, Write as _};
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use monitor_tests::http::{is_ready, request};
 use monitor_tests::wait::{DEADLINE, until};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
-use crate::site::{HERE, LENGTH, Site, datagrams, packets};
+use crate::site::{HERE, LENGTH, START, Site, command, datagrams, packets};
 
 /// Delivers three datagrams and drops two; returns the lines about them on stderr.
 fn said(flags: &[&str], wait_for: usize) -> Result<Vec<String>> {
@@ -76,5 +82,44 @@ fn an_idle_daemon_says_where_it_is_and_that_there_is_no_demand() -> Result<()> {
         line.is_some_and(|line| line.contains("`cargo xtask demo`")),
         "{errors}"
     );
+    Ok(())
+}
+
+/// Standard error is a pipe that is full and that nobody reads, as a journal that is stuck.
+#[test]
+fn a_stuck_reader_of_diagnostics_stops_nothing() -> Result<()> {
+    let site = Site::create()?;
+    let (reader, mut writer) = std::io::pipe()?;
+    set_nonblocking(&writer, true)?;
+    while writer.write(&[b'\n'; 4096]).is_ok() {}
+    while writer.write(b"\n").is_ok() {}
+    set_nonblocking(&writer, false)?;
+    let mut start = command(&site.host, &["run", "--config", "/dev/null"])?;
+    let mut child = start.stdout(Stdio::null()).stderr(writer).spawn()?;
+    let ran = (|| {
+        until("it is ready", START, || {
+            ensure!(child.try_wait()?.is_none(), "it ended");
+            Ok(is_ready(&site.host, 9680).then_some(()))
+        })?;
+        let status = request(&site.host, 9680, "GET /metrics", "")?.status;
+        ensure!(status == 200, "metrics: {status}");
+        kill(Pid::from_raw(i32::try_from(child.id())?), Signal::SIGTERM)?;
+        until("it ends", DEADLINE, || Ok(child.try_wait()?))
+    })();
+    if ran.is_err() {
+        child.kill()?;
+        child.wait()?;
+    }
+    // Nobody reads until here.
+    drop(reader);
+    let status = ran?;
+    ensure!(status.code() == Some(0), "{status}");
+    Ok(())
+}
+
+fn set_nonblocking(pipe: &PipeWriter, yes: bool) -> Result<()> {
+    let mut flags = OFlag::from_bits_retain(fcntl(pipe, FcntlArg::F_GETFL)?);
+    flags.set(OFlag::O_NONBLOCK, yes);
+    fcntl(pipe, FcntlArg::F_SETFL(flags))?;
     Ok(())
 }

@@ -4,8 +4,8 @@
 mod scene;
 
 use std::io::{Read, Write};
-use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -199,16 +199,21 @@ fn hostile_pipelines() -> Result<()> {
     )
 }
 
-/// Passwords are guessed as fast as they are answered.
-#[test]
-fn hostile_wrong_passwords() -> Result<()> {
-    let scene = Scene::create(true)?;
+/// Passwords are guessed as fast as they are answered, by so many at once, each from the address that it has.
+fn guesses(
+    what: &str,
+    scene: Scene,
+    threads: u8,
+    address: impl Fn(u8) -> Ipv4Addr + Sync,
+) -> Result<()> {
     let tls = scene.tls.clone();
+    let next = AtomicU8::new(0);
     scene.under(
-        "wrong passwords",
-        16,
+        what,
+        threads.into(),
         |attack| {
-            let mut guesser = Scraper::new(THERE, TO, tls.clone());
+            let from = address(next.fetch_add(1, Ordering::SeqCst));
+            let mut guesser = Scraper::new(from, TO, tls.clone());
             while attack.goes_on() {
                 // prom:wrong
                 let (status, text) =
@@ -220,6 +225,22 @@ fn hostile_wrong_passwords() -> Result<()> {
         },
         |attack| attack.has_done(100),
     )
+}
+
+#[test]
+fn hostile_wrong_passwords() -> Result<()> {
+    guesses("wrong passwords", Scene::create(true)?, 16, |_| THERE)
+}
+
+/// The scraper's password has to be checked, too, since it has never been there; and the strangers are on this
+/// host, each with another address of it.
+#[test]
+fn hostile_wrong_passwords_from_the_start() -> Result<()> {
+    let mut scene = Scene::fresh(true)?;
+    scene.inside = true;
+    guesses("wrong passwords from the start", scene, 48, |number| {
+        Ipv4Addr::new(127, 0, 1, number)
+    })
 }
 
 /// Nothing of the strangers' address passes in either direction any more.

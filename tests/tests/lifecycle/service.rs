@@ -34,6 +34,21 @@ fn message(socket: &UnixDatagram, within: Duration) -> Result<String> {
     Ok(String::from_utf8(buffer[..length].to_vec())?)
 }
 
+/// Where nothing is mounted, the folder that it is in is the daemon's user's, who may put a link there.
+#[test]
+fn the_unit_gives_nothing_away_that_a_link_leads_to() -> Result<()> {
+    let commands = values("ExecStartPre");
+    ensure!(!commands.is_empty(), "nothing is run as root before it");
+    for command in commands {
+        let words: Vec<_> = command.split(' ').collect();
+        ensure!(words[..2] == ["-+/bin/chown", "-h"], "{command}");
+        for path in words.iter().filter(|word| word.starts_with('/')) {
+            ensure!(path.starts_with("/run/peerwatch"), "{command}");
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn the_service_manager_is_told() -> Result<()> {
     let site = Site::create()?;

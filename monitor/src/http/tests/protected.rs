@@ -136,3 +136,29 @@ async fn a_new_certificate_is_used_by_the_next_connection() {
         folder.renew();
     }
 }
+
+#[tokio::test]
+async fn a_connection_from_before_tls_gets_nothing_more() {
+    let folder = Folder::new("");
+    let server = start_with(Limits::default(), folder.open().unwrap());
+    let mut stream = server.connect().await;
+    let request =
+        b"GET /metrics HTTP/1.1\r\nHost: a\r\nAuthorization: Basic YW5uOnNlY3JldA==\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    eventually("the first scrape", || {
+        server.site.scrapes.load(Ordering::SeqCst) == 1
+    })
+    .await;
+    folder.write("web.yml", &format!("{TLS}{USERS}"));
+    stream.write_all(request).await.unwrap();
+    // Also without being told to, the server closes.
+    let answers = read_to_end(&mut stream).await;
+    let answers = String::from_utf8(answers).unwrap();
+    assert!(answers.starts_with("HTTP/1.1 200 "), "{answers}");
+    let second = answers.rfind("HTTP/1.1 ").unwrap();
+    let (head, body) = split(&answers.as_bytes()[second..]);
+    assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
+    assert_eq!(header(&head, "connection"), Some("close"));
+    assert!(body.starts_with(b"TLS or a certificate is asked for since"));
+    assert_eq!(server.site.scrapes.load(Ordering::SeqCst), 1);
+}

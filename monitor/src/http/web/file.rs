@@ -17,6 +17,8 @@ pub(super) struct Fault {
     pub(super) key: String,
     /// What is wrong, and the way out.
     pub(super) problem: String,
+    /// Whether it is about a file that could not be read, which may pass without a change of any file.
+    pub(super) unread: bool,
 }
 
 impl Fault {
@@ -25,6 +27,7 @@ impl Fault {
             line,
             key: printable(key),
             problem: printable(&problem.into()),
+            unread: false,
         }
     }
 }

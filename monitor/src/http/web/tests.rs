@@ -2,7 +2,11 @@
 
 use std::fs;
 
-use rcgen::{CertifiedKey, generate_simple_self_signed};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedKey, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, generate_simple_self_signed,
+};
+use rustls::pki_types::CertificateDer;
 
 use super::*;
 
@@ -248,4 +252,109 @@ fn a_change_is_taken_over_and_a_bad_one_is_not() {
     }
     folder.write("web.yml", &format!("{USERS}{TLS}"));
     assert!(!Arc::ptr_eq(&third, &web.current()));
+}
+
+/// Descriptors are one process's, so this runs in one of its own: this very test binary, with a word in its
+/// environment.
+const ALONE: &str = "PEERWATCH_TEST_NO_DESCRIPTORS";
+
+#[test]
+fn a_file_that_could_not_be_read_is_tried_again() {
+    if std::env::var_os(ALONE).is_some() {
+        return without_descriptors();
+    }
+    let name = "http::web::tests::a_file_that_could_not_be_read_is_tried_again";
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture"])
+        .env(ALONE, "1")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let said = String::from_utf8(output.stderr).unwrap();
+    let complaints = said.matches("TLS and users stay as they were").count();
+    assert_eq!(complaints, 1, "{said}");
+    assert!(said.contains("Too many open files"), "{said}");
+}
+
+fn without_descriptors() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    tracing_subscriber::fmt().with_writer(io::stderr).init();
+    let folder = Folder::new(&format!("{TLS}{USERS}"));
+    let web = folder.open().unwrap();
+    let first = web.current();
+    folder.renew();
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, 0, hard).unwrap();
+    // More than one try: a second is said no more.
+    let end = Instant::now() + PAUSE * 2;
+    while Instant::now() < end {
+        assert!(Arc::ptr_eq(&first, &web.current()));
+        std::thread::sleep(PAUSE / 20);
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+    let end = Instant::now() + Duration::from_secs(20);
+    while Arc::ptr_eq(&first, &web.current()) {
+        assert!(Instant::now() < end, "it is not tried again");
+        std::thread::sleep(PAUSE / 20);
+    }
+}
+
+/// An authority, and a client's certificate of it.
+fn authority() -> (String, CertificateDer<'static>) {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().unwrap();
+    let pem = params.self_signed(&key).unwrap().pem();
+    let mut client = CertificateParams::new(["client".to_owned()]).unwrap();
+    client.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    let issuer = Issuer::new(params, key);
+    let client = client.signed_by(&KeyPair::generate().unwrap(), &issuer);
+    (pem, client.unwrap().der().clone())
+}
+
+#[test]
+fn an_open_connection_is_judged_by_what_is_asked_for_now() {
+    const IF_GIVEN: &str =
+        "  client_auth_type: VerifyClientCertIfGiven\n  client_ca_file: ca.crt\n";
+    const REQUIRED: &str =
+        "  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: ca.crt\n";
+    let (first, client) = authority();
+    let (second, other) = authority();
+    let folder = Folder::new("");
+    folder.write("ca.crt", &first);
+    let web = folder.open().unwrap();
+    let shown = |chain: &[CertificateDer<'static>]| Shown {
+        demand: Arc::clone(&web.current().demand),
+        chain: chain.to_vec(),
+    };
+    let judge = |shown: &Shown| {
+        let standing = web.current().demand.judge(shown);
+        (standing.allowed, standing.certificate, standing.over)
+    };
+    let plain = shown(&[]);
+    assert_eq!(judge(&plain), (true, false, false));
+    folder.write("web.yml", TLS);
+    assert_eq!(judge(&plain), (false, false, true), "not encrypted");
+
+    let tls = shown(&[]);
+    folder.renew();
+    assert_eq!(judge(&tls), (true, false, false), "a new certificate");
+    folder.write("web.yml", &format!("{TLS}{IF_GIVEN}"));
+    assert_eq!(judge(&tls), (true, false, true));
+    let (nobody, known) = (shown(&[]), shown(&[client]));
+    assert_eq!(judge(&known), (true, true, false));
+    folder.write("web.yml", &format!("{TLS}{REQUIRED}"));
+    assert_eq!(judge(&nobody), (false, false, true), "no certificate");
+    assert_eq!(judge(&known), (true, true, true));
+    assert_eq!(judge(&plain), (false, false, true));
+
+    folder.write("ca.crt", &format!("{first}{second}"));
+    assert_eq!(judge(&known), (true, true, true), "its authority counts on");
+    let later = shown(&[other]);
+    folder.write("ca.crt", &second);
+    assert_eq!(judge(&known), (false, false, true), "another authority");
+    assert_eq!(judge(&later), (true, true, true));
+    folder.write("ca.crt", &format!("{second}\n# the same\n"));
+    let standing = judge(&shown(&[]));
+    assert!(!standing.2, "nothing else is asked for");
 }

@@ -7,12 +7,12 @@ use rustls::crypto::{CryptoProvider, SupportedKxGroup, ring};
 use rustls::pki_types::pem::{Error as PemError, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
-use rustls::server::danger::ClientCertVerifier;
 use rustls::version::{TLS12, TLS13};
 use rustls::{
     NamedGroup, RootCertStore, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion,
 };
 
+use super::demand::Clients;
 use super::file::{At, Fault, TlsKeys};
 use crate::privileges::hint;
 
@@ -20,8 +20,7 @@ use crate::privileges::hint;
 #[derive(Clone, Debug)]
 pub(super) struct Tls {
     pub(super) config: Arc<ServerConfig>,
-    /// Whether each client must have a certificate.
-    pub(super) clients_only: bool,
+    pub(super) clients: Clients,
 }
 
 /// How much of a PEM file is read: far more than a chain or a bundle of authorities has.
@@ -72,12 +71,12 @@ pub(super) fn build(keys: &TlsKeys) -> Result<Tls, Fault> {
     let chain = certificates("cert_file", cert_file)?;
     let private = private_key(key_file)?;
     let provider = Arc::new(provider(keys)?);
-    let (verifier, clients_only) = clients(keys, &provider)?;
+    let clients = clients(keys, &provider)?;
     let builder = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&versions(keys)?)
         .map_err(|error| Fault::new(keys.line, "tls_server_config", no_suites(&error)))?;
-    let builder = match verifier {
-        Some(verifier) => builder.with_client_cert_verifier(verifier),
+    let builder = match &clients.verifier {
+        Some(verifier) => builder.with_client_cert_verifier(Arc::clone(verifier)),
         None => builder.with_no_client_auth(),
     };
     let mut config = builder.with_single_cert(chain, private).map_err(|error| {
@@ -92,7 +91,7 @@ pub(super) fn build(keys: &TlsKeys) -> Result<Tls, Fault> {
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Tls {
         config: Arc::new(config),
-        clients_only,
+        clients,
     })
 }
 
@@ -106,7 +105,10 @@ fn no_suites(error: &rustls::Error) -> String {
 fn pem(name: &str, file: &At<PathBuf>) -> Result<Vec<u8>, Fault> {
     let fault = |problem: String| Fault::new(file.line, &key(name), problem);
     let path = file.value.display();
-    read(&file.value).map_err(|error| fault(format!("can't read {path}: {error}{}", hint(&error))))
+    read(&file.value).map_err(|error| Fault {
+        unread: true,
+        ..fault(format!("can't read {path}: {error}{}", hint(&error)))
+    })
 }
 
 /// A file, up to a limit: a device, say, must not fill the memory.
@@ -242,10 +244,8 @@ fn versions(keys: &TlsKeys) -> Result<Vec<&'static SupportedProtocolVersion>, Fa
     Ok(chosen.map(|(_, version)| version).collect())
 }
 
-type Verifier = Option<Arc<dyn ClientCertVerifier>>;
-
-/// Who may ask, by certificate; and whether nobody may without one.
-fn clients(keys: &TlsKeys, provider: &Arc<CryptoProvider>) -> Result<(Verifier, bool), Fault> {
+/// Who may ask, by certificate.
+fn clients(keys: &TlsKeys, provider: &Arc<CryptoProvider>) -> Result<Clients, Fault> {
     let name = key("client_auth_type");
     let (line, kind) = match &keys.client_auth_type {
         Some(kind) => (kind.line, kind.value.as_str()),
@@ -258,7 +258,7 @@ fn clients(keys: &TlsKeys, provider: &Arc<CryptoProvider>) -> Result<(Verifier, 
                     "it does nothing without client_auth_type: RequireAndVerifyClientCert";
                 return Err(Fault::new(file.line, &key("client_ca_file"), problem));
             }
-            return Ok((None, false));
+            return Ok(Clients::default());
         }
         "VerifyClientCertIfGiven" => false,
         "RequireAndVerifyClientCert" => true,
@@ -285,8 +285,10 @@ fn clients(keys: &TlsKeys, provider: &Arc<CryptoProvider>) -> Result<(Verifier, 
         Fault::new(file.line, &key("client_ca_file"), problem)
     };
     let mut roots = RootCertStore::empty();
-    for certificate in certificates("client_ca_file", file)? {
-        roots.add(certificate).map_err(|error| bad(&error))?;
+    let authorities = certificates("client_ca_file", file)?;
+    for certificate in &authorities {
+        let added = roots.add(certificate.clone());
+        added.map_err(|error| bad(&error))?;
     }
     let builder =
         WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
@@ -296,5 +298,9 @@ fn clients(keys: &TlsKeys, provider: &Arc<CryptoProvider>) -> Result<(Verifier, 
         builder.allow_unauthenticated()
     };
     let verifier = builder.build().map_err(|error| bad(&error))?;
-    Ok((Some(verifier), required))
+    Ok(Clients {
+        required,
+        authorities,
+        verifier: Some(verifier),
+    })
 }

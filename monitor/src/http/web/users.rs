@@ -1,25 +1,21 @@
 //! Users and their passwords.
 //!
-//! A password is checked against a bcrypt hash, which is slow on purpose: tens of milliseconds. So what was
-//! right once is known again by a salted hash, few are checked at a time, and a name that nobody has takes as
-//! long as one that somebody has.
+//! A password is checked against a bcrypt hash, which is slow on purpose: tens of milliseconds to over a second. So
+//! what was right once is known again by a salted hash, one is checked at a time, and a name that nobody has
+//! takes as long as the first one of the file.
 
 use std::collections::HashMap;
 use std::str::FromStr as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::gate::Gate;
+use crate::http::group::Group;
 use bcrypt::HashParts;
 use ring::hmac;
 use ring::rand::SystemRandom;
-use tokio::sync::Semaphore;
-
-use crate::http::group::Group;
 
 /// The highest cost of a hash that is taken; each step doubles the time, 14 takes over a second.
 const MAX_COST: u32 = 14;
-
-/// How many passwords one address may have waiting to be checked, the one at work included.
-const WAITING: usize = 4;
 
 /// A user of the file.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -54,7 +50,7 @@ impl User {
 pub(in crate::http) enum Verdict {
     Right,
     Wrong,
-    /// Not checked: too many of this address wait already.
+    /// Not checked: too many of this client wait already.
     Busy,
 }
 
@@ -62,7 +58,7 @@ pub(in crate::http) enum Verdict {
 #[derive(Debug)]
 pub(in crate::http) struct Users {
     list: Vec<User>,
-    /// Made anew for each file and process.
+    /// Made anew for each process.
     salt: hmac::Key,
     /// By name, the salted hash of the password that was right.
     known: Mutex<HashMap<String, Vec<u8>>>,
@@ -81,9 +77,19 @@ impl Users {
         self.list.is_empty()
     }
 
-    /// Whether these are the same users with the same passwords.
-    pub(super) fn are(&self, others: &Self) -> bool {
-        self.list == others.list
+    /// These, after others: who has the same hash as before is known further, as a file may change for what has
+    /// nothing to do with them.
+    pub(super) fn after(&self, before: &Self) -> Self {
+        let known = before.lock().clone();
+        let stays = |name: &String| {
+            let of = |users: &Self| users.list.iter().find(|user| user.name == *name).cloned();
+            of(self).is_some() && of(self) == of(before)
+        };
+        Self {
+            list: self.list.clone(),
+            salt: before.salt.clone(),
+            known: Mutex::new(known.into_iter().filter(|(name, _)| stays(name)).collect()),
+        }
     }
 
     /// Checks a password; it may wait for others, and is then checked on a blocking thread.
@@ -97,10 +103,7 @@ impl Users {
         if self.is_known(name, password) {
             return Verdict::Right;
         }
-        let Some(place) = gate.place(from) else {
-            return Verdict::Busy;
-        };
-        let Ok(turn) = Arc::clone(&gate.turn).acquire_owned().await else {
+        let Some(turn) = gate.turn(from).await else {
             return Verdict::Busy;
         };
         // Somebody before us may have had the same one.
@@ -109,11 +112,11 @@ impl Users {
         }
         let users = Arc::clone(self);
         let (name, password) = (name.to_owned(), password.to_owned());
-        // Turn and place go along: a client that hangs up leaves the work running, and others wait for it
-        // all the same.
+        // The turn goes along: a client that hangs up leaves the work running, and others wait for it all the
+        // same.
         let work = tokio::task::spawn_blocking(move || {
             let right = users.compare(&name, &password);
-            drop((turn, place));
+            drop(turn);
             right
         });
         match work.await {
@@ -126,7 +129,8 @@ impl Users {
     /// Compares with the hash; slow.
     fn compare(&self, name: &str, password: &str) -> bool {
         let user = self.list.iter().find(|user| user.name == name);
-        // Where nobody has the name, somebody's hash takes the same time.
+        // Where nobody has the name, somebody's hash takes the same time, if all are of one cost. The toolkit takes
+        // files where they are not, so they are no error here.
         let Some(hashed) = user.or_else(|| self.list.first()) else {
             return false;
         };
@@ -159,61 +163,10 @@ fn message(name: &str, password: &str) -> Vec<u8> {
     [&length, name.as_bytes(), password.as_bytes()].concat()
 }
 
-/// Who waits for a password to be checked. One for all files that come after each other.
-#[derive(Debug)]
-pub(in crate::http) struct Gate {
-    /// One at a time: half of a small host at most, whatever comes.
-    turn: Arc<Semaphore>,
-    waiting: Mutex<HashMap<Group, usize>>,
-}
-
-impl Default for Gate {
-    fn default() -> Self {
-        Self {
-            turn: Arc::new(Semaphore::new(1)),
-            waiting: Mutex::default(),
-        }
-    }
-}
-
-impl Gate {
-    fn place(self: &Arc<Self>, from: Group) -> Option<Place> {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = waiting.entry(from).or_default();
-        if *count >= WAITING {
-            return None;
-        }
-        *count += 1;
-        Some(Place {
-            gate: Arc::clone(self),
-            from,
-        })
-    }
-}
-
-/// A place among those who wait; given back on drop.
-struct Place {
-    gate: Arc<Gate>,
-    from: Group,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let waiting = &self.gate.waiting;
-        let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = waiting.get_mut(&self.from) {
-            *count -= 1;
-            if *count == 0 {
-                waiting.remove(&self.from);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
-
+    use super::super::gate::WAITING;
+    use super::super::gate::tests::from;
     use super::*;
 
     /// The cheapest hash that there is.
@@ -227,10 +180,6 @@ mod tests {
             User::new((*name).to_owned(), &hash(password)).unwrap()
         };
         Arc::new(Users::new(list.iter().map(user).collect()).unwrap())
-    }
-
-    fn from(last: u8) -> Group {
-        Group::of([10, 0, 0, last].into())
     }
 
     #[tokio::test]
@@ -255,7 +204,7 @@ mod tests {
             }
         }
         assert_eq!(users.lock().len(), 2, "only what was right is kept");
-        assert!(gate.waiting.lock().unwrap().is_empty());
+        assert_eq!(gate.places(from(1)), 0);
     }
 
     #[tokio::test]
@@ -264,43 +213,66 @@ mod tests {
         let gate = Arc::new(Gate::default());
         let right = users.check(&gate, from(1), "ann", "secret").await;
         assert_eq!(right, Verdict::Right);
-        let _turn = Arc::clone(&gate.turn).acquire_owned().await.unwrap();
+        let _turn = gate.turn(from(1)).await.unwrap();
         let again = users.check(&gate, from(1), "ann", "secret").await;
         assert_eq!(again, Verdict::Right);
     }
 
     #[tokio::test]
-    async fn an_address_may_have_few_passwords_waiting() {
+    async fn who_stays_the_same_in_a_new_file_is_known_further() {
+        let before = users(&[("ann", "secret"), ("bob", "other"), ("eve", "third")]);
+        let gate = Arc::new(Gate::default());
+        for (name, password) in [("ann", "secret"), ("bob", "other"), ("eve", "third")] {
+            let verdict = before.check(&gate, from(1), name, password).await;
+            assert_eq!(verdict, Verdict::Right);
+        }
+        let new = users(&[("zoe", "x"), ("ann", "secret"), ("bob", "changed")]);
+        let now = Arc::new(new.after(&before));
+        assert!(now.is_known("ann", "secret"), "it costs a check again");
+        assert!(!now.is_known("ann", "other"));
+        assert!(!now.is_known("bob", "other") && !now.is_known("eve", "third"));
+        for (name, password, wanted) in [
+            ("bob", "other", Verdict::Wrong),
+            ("bob", "changed", Verdict::Right),
+            ("eve", "third", Verdict::Wrong),
+        ] {
+            let verdict = now.check(&gate, from(1), name, password).await;
+            assert_eq!(verdict, wanted, "{name} {password}");
+        }
+    }
+
+    #[tokio::test]
+    async fn one_client_s_guesses_keep_no_other_out() {
         let users = users(&[("ann", "secret")]);
         let gate = Arc::new(Gate::default());
-        let turn = Arc::clone(&gate.turn).acquire_owned().await.unwrap();
-        let mut tasks = Vec::new();
-        for _ in 0..WAITING {
+        let turn = gate.turn(from(1)).await.unwrap();
+        let check = |last, password| {
             let (users, gate) = (Arc::clone(&users), Arc::clone(&gate));
-            tasks.push(tokio::spawn(async move {
-                users.check(&gate, from(1), "ann", "wrong").await
-            }));
-        }
-        let end = Instant::now() + Duration::from_secs(20);
-        while gate.waiting.lock().unwrap().get(&from(1)) != Some(&WAITING) {
-            assert!(Instant::now() < end, "they do not wait");
+            tokio::spawn(async move {
+                let verdict = users.check(&gate, from(last), "ann", password).await;
+                (verdict, gate.places(from(1)))
+            })
+        };
+        let mut guesses: Vec<_> = (1..WAITING).map(|_| check(1, "wrong")).collect();
+        while gate.places(from(1)) < WAITING {
             tokio::task::yield_now().await;
         }
-        let verdict = users.check(&gate, from(1), "ann", "wrong").await;
-        assert_eq!(verdict, Verdict::Busy);
-        // Another address has places of its own; one that hangs up gives its place back.
-        let other = tokio::time::timeout(
-            Duration::from_millis(20),
-            users.check(&gate, from(2), "ann", "secret"),
-        );
-        assert!(other.await.is_err(), "it waits for its turn");
-        assert_eq!(gate.waiting.lock().unwrap().get(&from(2)), None);
-        drop(turn);
-        for task in tasks {
-            assert_eq!(task.await.unwrap(), Verdict::Wrong);
+        guesses.push(check(1, "wrong"));
+        let scrape = check(2, "secret");
+        while gate.places(from(2)) == 0 {
+            tokio::task::yield_now().await;
         }
-        let verdict = users.check(&gate, from(2), "ann", "secret").await;
+        drop(turn);
+        // Before any of those that came first.
+        let (verdict, left) = scrape.await.unwrap();
         assert_eq!(verdict, Verdict::Right);
+        assert!(left >= WAITING - 2, "only {left} guesses left");
+        let mut verdicts = Vec::new();
+        for guess in guesses {
+            verdicts.push(guess.await.unwrap().0);
+        }
+        assert_eq!(verdicts.pop(), Some(Verdict::Busy), "one too many");
+        assert_eq!(verdicts, [Verdict::Wrong; WAITING - 1]);
     }
 
     #[test]
