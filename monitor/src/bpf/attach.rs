@@ -208,7 +208,7 @@ impl Hooks {
             };
             let program = self.loaded.drop_fd();
             let kept = self.loaded.kept.as_ref();
-            let ports = kept.and_then(Kept::ports_before);
+            let ports = kept.map(Kept::ports_before).unwrap_or_default();
             self.attach_host(Hook::Drop, program, &Place::Tracepoint { name, ports })
                 .map(|link| (link, mode))
         };

@@ -222,7 +222,8 @@ impl Pins {
         name.split('-').next()?.parse().ok()
     }
 
-    fn numbers(&self) -> Vec<u32> {
+    /// The numbers of all generations, complete or not, in order.
+    pub(super) fn numbers(&self) -> Vec<u32> {
         let names = entries(&self.folder);
         let mut numbers: Vec<u32> = names
             .iter()

@@ -34,8 +34,8 @@ pub(super) enum Place<'a> {
     Tracepoint {
         /// Where the program does not know it by itself.
         name: Option<&'a CStr>,
-        /// The table of ports of the program before, if there is one.
-        ports: Option<OwnedFd>,
+        /// The tables of ports of programs before.
+        ports: Vec<OwnedFd>,
     },
     /// To an open cgroup, by the kernel's number of the hook.
     Cgroup(BorrowedFd<'a>, u32),
@@ -93,7 +93,7 @@ pub(super) fn attach(
                 // That of a tracepoint cannot be given another program, and the kernel lets the old one run
                 // some milliseconds longer. Without ports it counts nothing.
                 since = Some(Instant::now());
-                if let Some(ports) = ports {
+                for ports in ports {
                     object::write_cell(ports, &vec![0; size_of::<PortTable>()])?;
                 }
             } else if link::update(&old, &program).is_ok() {

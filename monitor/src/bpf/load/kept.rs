@@ -203,13 +203,13 @@ impl Kept {
         self.attempts.take()
     }
 
-    /// The table of ports of the programs before, where others take their place.
-    pub(crate) fn ports_before(&self) -> Option<OwnedFd> {
-        let before = self
-            .before
-            .as_ref()
-            .filter(|_| self.mode == Use::TakeOver)?;
-        object::get(&self.pins.map(before.number, "PORT_TABLE")).ok()
+    /// The tables of ports of programs before, whose place those of now take: of a daemon that was killed while
+    /// it took over, too.
+    pub(crate) fn ports_before(&self) -> Vec<OwnedFd> {
+        let others = self.pins.numbers().into_iter();
+        let others = others.filter(|number| *number != self.now.number);
+        let table = |number| object::get(&self.pins.map(number, "PORT_TABLE")).ok();
+        others.filter_map(table).collect()
     }
 
     /// A program before, where another one takes its place.
