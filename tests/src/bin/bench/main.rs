@@ -32,8 +32,8 @@ struct Options {
     /// How often each program takes its turn
     #[arg(long, default_value_t = 101, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
-    /// How often each way through a host is measured with and without the daemon; 0 leaves it out
-    #[arg(long, default_value_t = 11)]
+    /// How often each way through a host is measured with and without the daemon (needs dummy devices)
+    #[arg(long, default_value_t = 0)]
     path_rounds: u32,
     /// Packets in one turn
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
