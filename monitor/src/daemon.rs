@@ -50,9 +50,6 @@ use start::Prepared;
 /// How often what was held back or lost is looked at.
 const TICK: Duration = Duration::from_secs(10);
 
-/// How often it is made sure that nobody has taken a program off.
-const WATCH: Duration = Duration::from_millis(500);
-
 /// Why the daemon did not start, or ended.
 #[derive(Debug, Error)]
 pub enum RunError {
@@ -213,7 +210,7 @@ pub async fn run(mut config: Config, early: Early, mut signals: Signals) -> Resu
     announce(address, &web, &mut manager);
 
     let mut tick = every(TICK);
-    let mut watch = every(WATCH);
+    let mut watch = coverage::Watch::new();
     tick.tick().await;
     let mut demand = false;
     let mut failure = None;
@@ -233,7 +230,7 @@ pub async fn run(mut config: Config, early: Early, mut signals: Signals) -> Resu
                     manager.works();
                 }
             }
-            _ = watch.tick() => coverage::watch(&mut hooks, &early.cgroup),
+            turn = watch.turn() => watch.take(turn, &mut hooks, &early.cgroup),
             _ = tick.tick() => {
                 report(&source, &mut packet_log, &mut demand);
                 coverage::retry(&mut hooks, &interfaces, &source, &early.cgroup);

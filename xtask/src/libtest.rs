@@ -12,6 +12,8 @@ pub(crate) struct Report {
     pub(crate) passed: usize,
     /// Names of those that failed.
     pub(crate) failed: Vec<String>,
+    /// What those that failed said, by their names; the beginning of it.
+    pub(crate) said: BTreeMap<String, Vec<String>>,
     /// How many were left out, by the reason that was given; empty where none was.
     pub(crate) ignored: BTreeMap<String, usize>,
     /// Whether it came to its end: the line `test result:` was printed.
@@ -25,7 +27,20 @@ impl Report {
         let mut report = Self::default();
         // The list of names comes last and twice: first with each test's output, then alone.
         let mut names = Vec::new();
+        let mut speaker = None;
         for line in output.lines() {
+            if let Some(name) = headline(line) {
+                speaker = Some(name.to_owned());
+            } else if line == "failures:" || line.starts_with("test result: ") {
+                speaker = None;
+            } else if let Some(name) = &speaker
+                && !line.is_empty()
+            {
+                let said = report.said.entry(name.clone()).or_default();
+                if said.len() < SHOWN.0 {
+                    said.push(line.chars().take(SHOWN.1).collect());
+                }
+            }
             if line == "failures:" {
                 names.clear();
             } else if let Some(name) = line.strip_prefix("    ") {
@@ -43,6 +58,16 @@ impl Report {
         }
         report
     }
+}
+
+/// How much of what a failed test said is shown once more at the end: lines, and characters of each.
+const SHOWN: (usize, usize) = (12, 400);
+
+/// The name of the test whose output follows: `---- NAME stdout ----`, without `stdout` where the program
+/// has no harness of its own.
+fn headline(line: &str) -> Option<&str> {
+    let name = line.strip_prefix("---- ")?.strip_suffix(" ----")?;
+    Some(name.strip_suffix(" stdout").unwrap_or(name))
 }
 
 /// Why a test was left out, where the line says that one was: `test NAME ... ignored, REASON`, and with
@@ -72,6 +97,7 @@ fn count(result: &str, word: &str) -> usize {
 pub(crate) struct Tally {
     passed: usize,
     failed: Vec<String>,
+    said: BTreeMap<String, Vec<String>>,
     ignored: BTreeMap<String, usize>,
     phases: Vec<(String, Duration)>,
 }
@@ -102,12 +128,14 @@ impl Tally {
             self.failed
                 .push(format!("{name} (did not come to its end)"));
         }
-        self.failed.extend(
-            report
-                .failed
-                .into_iter()
-                .map(|test| format!("{name}: {test}")),
-        );
+        let mut said = report.said;
+        for test in report.failed {
+            let full = format!("{name}: {test}");
+            if let Some(lines) = said.remove(&test) {
+                self.said.insert(full.clone(), lines);
+            }
+            self.failed.push(full);
+        }
     }
 
     /// Adds what cannot be done on this machine, and why.
@@ -135,7 +163,7 @@ impl Tally {
         self.ran() == 0 && self.ignored.is_empty()
     }
 
-    /// Prints times, how many tests were left out and why, the names of all failures, and the closing
+    /// Prints times, how many tests were left out and why, all failures with what they said, and the closing
     /// line; true when nothing failed.
     pub(crate) fn close(&self) -> bool {
         println!("\ntimes:");
@@ -152,6 +180,9 @@ impl Tally {
             println!("\nfailed:");
             for name in &self.failed {
                 println!("  {name}");
+                for line in self.said.get(name).into_iter().flatten() {
+                    println!("      {line}");
+                }
             }
         }
         println!("\n{}", self.closing_line());
@@ -203,6 +234,12 @@ test result: ok. 12 passed; 0 failed; 3 ignored; 0 measured; 0 filtered out; fin
         assert!(report.complete);
         assert_eq!(report.passed, 1);
         assert_eq!(report.failed, ["a::bad", "b with space"]);
+        // An output that speaks of failures itself ends early; that is all it costs.
+        let said = ["assertion failed", "    at src/a.rs"].map(str::to_owned);
+        assert_eq!(report.said["a::bad"], said);
+        let mut tally = Tally::default();
+        tally.program("x", report, false);
+        assert_eq!(tally.said["x: a::bad"], said);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use aya::programs::{ProgramError, TcAttachType};
 use thiserror::Error;
 
+mod checkup;
 mod clsact;
 mod filters;
 mod keep;
@@ -19,6 +20,7 @@ use super::features::{Feature, Features};
 use super::load::{Kept, LOOPBACK, Loaded, Refusal, TP_BTF};
 pub use super::state::{HookState, HookStates, Mode, SharedStates};
 use super::sys;
+pub use checkup::{Checkup, Lost};
 pub use filters::remove_clsact;
 pub use keep::clear_filters;
 use link::{Link, Place};
@@ -176,7 +178,7 @@ impl Hooks {
         let pin = self.pin(hook.as_str());
         let (link, how) = link::attach(program, place, pin.as_deref()).map_err(Refused::by_call)?;
         self.note(hook, how);
-        Ok(Link::Held(link))
+        Ok(Link::Held(link.into()))
     }
 
     fn host_hook(&self, hook: Hook, result: Result<Mode, Refused>) -> Result<(), AttachError> {

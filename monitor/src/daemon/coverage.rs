@@ -1,11 +1,15 @@
 //! What is measured on this host and what is not: said once, and tried again where it can become
 //! possible. No hook that is missing ends the daemon.
 
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio::time::Interval;
 use tracing::{debug, error, info, warn};
 
 use super::interfaces::Interfaces;
 use crate::bpf::Hook;
-use crate::bpf::attach::{AttachError, Hooks};
+use crate::bpf::attach::{AttachError, Hooks, Lost};
 use crate::bpf::features::{Feature, Features};
 use crate::bpf::kernel::Kernel;
 use crate::bpf::load::{Cause, LOOPBACK, Loaded};
@@ -120,9 +124,63 @@ fn attach_deliver(hooks: &mut Hooks, cgroup: &Root) -> Result<(), AttachError> {
     hooks.attach_deliver(opened)
 }
 
+/// How often it is made sure that nobody has taken a program off.
+const WATCH: Duration = Duration::from_millis(500);
+
+/// Makes sure from time to time that what is attached stays so. The looking is done on another thread: it waits
+/// for a lock of the kernel that others may hold for long.
+#[derive(Debug)]
+pub(super) struct Watch {
+    tick: Interval,
+    look: Option<JoinHandle<Lost>>,
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub(super) enum Turn {
+    /// It is time to look.
+    Look,
+    /// This was found.
+    Found(Lost),
+}
+
+impl Watch {
+    pub(super) fn new() -> Self {
+        Self {
+            tick: super::every(WATCH),
+            look: None,
+        }
+    }
+
+    /// Waits for the next turn; it may be given up at any time.
+    pub(super) async fn turn(&mut self) -> Turn {
+        let Some(look) = &mut self.look else {
+            self.tick.tick().await;
+            return Turn::Look;
+        };
+        let found = look.await;
+        self.look = None;
+        Turn::Found(found.unwrap_or_else(|error| {
+            warn!("what is attached could not be looked at: {error}");
+            Lost::default()
+        }))
+    }
+
+    /// Takes a turn.
+    pub(super) fn take(&mut self, turn: Turn, hooks: &mut Hooks, cgroup: &Root) {
+        match turn {
+            Turn::Look => {
+                let checkup = hooks.checkup();
+                self.look = Some(tokio::task::spawn_blocking(|| checkup.run()));
+            }
+            Turn::Found(lost) => attach_again(hooks, cgroup, lost),
+        }
+    }
+}
+
 /// Attaches again what somebody else has taken off.
-pub(super) fn watch(hooks: &mut Hooks, cgroup: &Root) {
-    for (hook, interface) in hooks.attach_again() {
+fn attach_again(hooks: &mut Hooks, cgroup: &Root, lost: Lost) {
+    for (hook, interface) in hooks.attach_again(lost) {
         let place = if interface.is_empty() { "" } else { " of " };
         warn!(
             "hook {}{place}{interface} was taken off by somebody else; it is attached again",

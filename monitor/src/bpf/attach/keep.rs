@@ -10,10 +10,10 @@ use aya::programs::TcAttachType;
 use nix::time::{ClockId, clock_gettime};
 use tracing::{info, warn};
 
+use super::Hooks;
 use super::clsact;
 use super::filters::remove_clsact;
 use super::link::{How, Link};
-use super::{Hooks, Wanted};
 use crate::bpf::Hook;
 use crate::bpf::load::Kept;
 use crate::bpf::pins::{PinsError, link_name};
@@ -98,43 +98,6 @@ impl Hooks {
     #[must_use]
     pub fn kept(&self) -> Option<&Kept> {
         self.loaded.kept.as_ref()
-    }
-
-    /// Attaches again what somebody else has taken off. Gives hook and interface of each.
-    pub fn attach_again(&mut self) -> Vec<(Hook, String)> {
-        let mut lost: Vec<(u32, Wanted, Hook)> = Vec::new();
-        for (index, interface) in &self.interfaces {
-            for (hook, attach_type) in interface.wanted.hooks() {
-                let link = interface.links.get(hook);
-                if link.is_some_and(|link| {
-                    self.is_lost(*index, &interface.wanted, *hook, *attach_type, link)
-                }) {
-                    lost.push((*index, interface.wanted.clone(), *hook));
-                }
-            }
-        }
-        let mut again = Vec::new();
-        for (index, wanted, hook) in lost {
-            if let Some(interface) = self.interfaces.get_mut(&index)
-                && let Some(Link::Filter(filter)) = interface.links.remove(&hook)
-            {
-                // It is gone; what stands in its place is not ours to remove.
-                std::mem::forget(filter);
-            }
-            let name = wanted.name.clone();
-            match self.attach_interface(index, wanted) {
-                Ok(()) => {
-                    self.states.note_reattached(hook);
-                    again.push((hook, name));
-                }
-                Err(error) => warn!("{error}"),
-            }
-        }
-        if self.deliver_link.as_ref().and_then(Link::is_cut_off) == Some(true) {
-            self.deliver_link = None;
-            again.push((Hook::Deliver, String::new()));
-        }
-        again
     }
 
     /// A hook that belongs to no interface is attached again.

@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aya::programs::tc::SchedClassifierLink;
@@ -46,8 +47,8 @@ pub(super) enum Place<'a> {
 /// What holds a program where it is attached.
 #[derive(Debug)]
 pub(super) enum Link {
-    /// A link, which ends with its last descriptor and pin.
-    Held(OwnedFd),
+    /// A link, which ends with its last descriptor and pin. Whoever looks at it meanwhile shares it.
+    Held(Arc<OwnedFd>),
     /// A filter of `clsact`, whose drop removes it.
     Filter(SchedClassifierLink),
 }
@@ -122,12 +123,9 @@ impl Link {
             std::mem::forget(filter);
         }
     }
+}
 
-    /// Whether a link was cut off; `None` for a filter, which has to be looked for.
-    pub(super) fn is_cut_off(&self) -> Option<bool> {
-        match self {
-            Self::Held(fd) => Some(link::held(&fd.as_fd()).is_ok_and(|held| held.place == Some(0))),
-            Self::Filter(_) => None,
-        }
-    }
+/// Whether a link was cut off from its place; where the kernel does not say, it was not.
+pub(super) fn is_cut_off(held: &impl AsFd) -> bool {
+    link::held(held).is_ok_and(|held| held.place == Some(0))
 }

@@ -37,7 +37,7 @@ impl Hooks {
             if matches!(clsact::clear(index, &wanted.name, &clsact::SIDES), Ok(true)) {
                 self.own_clsact.insert(index);
             }
-            return Ok((Link::Held(link), how));
+            return Ok((Link::Held(link.into()), how));
         }
         let id = program_id(&program).map_err(Refused::by_call)?;
         let mut of_before;
@@ -62,23 +62,5 @@ impl Hooks {
             self.own_clsact.insert(index);
         }
         Ok((Link::Filter(placed.link), placed.how))
-    }
-
-    /// Whether what holds a program to an interface is gone, though the interface is there.
-    pub(super) fn is_lost(
-        &self,
-        index: u32,
-        wanted: &Wanted,
-        hook: Hook,
-        attach_type: TcAttachType,
-        link: &Link,
-    ) -> bool {
-        let lost = link.is_cut_off().unwrap_or_else(|| {
-            let id = self.loaded.program(wanted.program(hook));
-            let id = id.and_then(|program| program_id(&program).ok());
-            // Where it cannot be asked, it may well be there.
-            id.is_some_and(|id| matches!(clsact::holds(index, attach_type, id), Ok(false)))
-        });
-        lost && nix::net::if_::if_nametoindex(wanted.name.as_str()) == Ok(index)
     }
 }
