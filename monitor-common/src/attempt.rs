@@ -13,6 +13,20 @@ use crate::packet::{Plain, Ports, TcpFlags};
 /// How many attempts the kernel programs follow at once, unless the daemon says otherwise at load.
 pub const MAX_ATTEMPTS: u32 = 65_536;
 
+/// Bytes of the ring buffer in which the kernel programs call for the daemon: one page of any kernel.
+pub const CALL_RING_BYTES: u32 = 64 * 1024;
+
+/// After how many new records of one traffic, at one hook and on one of so many CPUs, the daemon is called for: a
+/// power of two. All together, they then fill an eighth of the map, if they come evenly.
+#[must_use]
+pub const fn records_of_a_call(max_attempts: u32, cpus: u32) -> u64 {
+    let share = max_attempts / 8 / if cpus == 0 { 1 } else { cpus };
+    if share < 16 {
+        return 16;
+    }
+    1 << share.ilog2()
+}
+
 /// The key of an attempt. The initial sequence number is in the SYN on both sides of a translation of
 /// addresses, in the SYN-ACK and RST that answer it (plus one) and in the quote of an ICMP error.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]

@@ -6,11 +6,17 @@ pub const BRIDGE_PORT: u32 = 1;
 /// The configuration leaves the interface out: nothing that was on it is counted.
 pub const EXCLUDED: u32 = 2;
 
+/// Only in the sum of all flags: some interface has [`InterfaceInfo::tags`].
+pub const TAGGED: u32 = 4;
+
 /// [`InterfaceInfo::tags`] goes no higher: that many tags leave room in a link header of 64 bytes.
 pub const MAX_TAGS: u32 = 8;
 
 /// How many interfaces the maps hold.
 pub const MAX_INTERFACES: u32 = 1024;
+
+/// Interfaces whose index is below this are counted in an array, all others in a hash.
+pub const LOW_INTERFACES: u32 = 256;
 
 /// The key of packets that were on no device when they were dropped.
 pub const NO_INTERFACE: u32 = 0;
@@ -35,6 +41,18 @@ pub struct InterfaceInfo {
 }
 
 const _: () = assert!(size_of::<InterfaceInfo>() == 12);
+
+impl InterfaceInfo {
+    /// What a program has to look an interface up for: its flags, and [`TAGGED`].
+    #[must_use]
+    pub const fn kinds(&self) -> u32 {
+        if self.tags == 0 {
+            self.flags
+        } else {
+            self.flags | TAGGED
+        }
+    }
+}
 
 /// Packets of one interface on one CPU, each array indexed by direction.
 ///

@@ -3,6 +3,10 @@
 //! It is generic over where the bytes come from, so that the kernel programs run it on packet memory,
 //! on a socket buffer's head and through a helper, and the host runs the same code in tests.
 
+mod glance;
+
+pub use glance::{Glance, glance_ipv4, glance_ipv6};
+
 /// Plain old data: any bytes are a valid value.
 ///
 /// # Safety

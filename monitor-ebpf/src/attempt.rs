@@ -11,7 +11,7 @@ use monitor_common::attempt::{Said, is_icmp};
 use monitor_common::packet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Headers, Ports, Reader, blur};
 
 use crate::maps::NOTES;
-use crate::packet::Watched;
+use crate::packet::{SYN_OR_RST, Watched};
 use crate::teredo;
 
 mod follow;
@@ -82,15 +82,13 @@ pub(crate) fn note(hook: u32) -> Option<&'static mut Note> {
 /// Whether a segment may belong to an attempt, by a cheap look at its flags: not 0.
 #[inline(always)]
 pub(crate) fn may_belong<R: Reader>(reader: &R, headers: &Headers) -> u32 {
-    /// SYN, RST
-    const EITHER: u8 = 0x06;
     if headers.protocol != Protocol::Tcp as u32 {
         return 0;
     }
     // The offset once more by way of memory: the compiler would make one check of two of different
     // pointers, which the verifier does not take.
     match reader.get::<u8>(blur(headers.transport) + 13) {
-        Some(flags) => u32::from(flags & EITHER),
+        Some(flags) => u32::from(flags & SYN_OR_RST),
         None => 0,
     }
 }

@@ -1,12 +1,16 @@
 //! Adding to counters.
 
+use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::maps::PerCpuArray;
+use monitor_common::Direction;
 use monitor_common::counter::Count;
 use monitor_common::drop::DropKey;
 use monitor_common::event::loss;
 use monitor_common::interface::{InterfaceCount, NO_INTERFACE, OTHER_INTERFACES};
 
-use crate::maps::{ALLOWED, DROPS, FRAGMENTS, INTERFACE_COUNTS, LOSSES};
+use crate::maps::{
+    ALLOWED, DROPS, FRAGMENTS, INTERFACE_COUNTS, INTERFACE_COUNTS_LOW, LAST, LOSSES,
+};
 
 /// `linux/bpf.h`: only a new entry.
 const BPF_NOEXIST: u64 = 1;
@@ -31,9 +35,35 @@ pub(crate) fn fragment(counter: u32, direction: u32) {
     increment(&FRAGMENTS, counter + direction, 1);
 }
 
-/// Counts an allowed packet.
+/// Counts an allowed packet everywhere, and notes that it was the last one; `ports` are as in
+/// [`crate::packet::ports_key`].
 #[inline(always)]
-pub(crate) fn allowed(slot: u32, segments: u32, length: u32) {
+pub(crate) fn passed(
+    skb: &__sk_buff,
+    slot: u32,
+    direction: Direction,
+    ports: u32,
+    segments: u32,
+    length: u32,
+) {
+    allowed(slot, segments, length);
+    interface(skb.ifindex, |counts| {
+        counts.passed[direction as usize] += u64::from(segments);
+    });
+    if let Some(last) = LAST.get_ptr_mut(0) {
+        // SAFETY: this CPU's own value.
+        unsafe {
+            (*last).skb = core::ptr::from_ref(skb) as u64;
+            (*last).ports = ports;
+            (*last).slot = slot;
+            (*last).interface = skb.ifindex;
+            (*last).direction = direction as u32;
+        }
+    }
+}
+
+#[inline(always)]
+fn allowed(slot: u32, segments: u32, length: u32) {
     if let Some(count) = ALLOWED.get_ptr_mut(slot) {
         // SAFETY: this CPU's own value; the pass programs run with bottom halves off, one at a time.
         unsafe {
@@ -67,6 +97,10 @@ pub(crate) fn interface(index: u32, update: impl Fn(&mut InterfaceCount)) {
     // Index 1 is the loopback device in every namespace: a packet that is on it here has just been
     // put there by a rule's rejection, and was on no device before.
     let index = if index == 1 { NO_INTERFACE } else { index };
+    if let Some(count) = INTERFACE_COUNTS_LOW.get_ptr_mut(index) {
+        // SAFETY: this CPU's own value; each field has one writer.
+        return update(unsafe { &mut *count });
+    }
     if let Some(count) = INTERFACE_COUNTS.get_ptr_mut(index) {
         // SAFETY: this CPU's own value; each field has one writer.
         return update(unsafe { &mut *count });

@@ -86,6 +86,9 @@ globals! {
     LOG_DROPPED: u8 = 0;
     /// 1 when allowed packets go to the event log.
     LOG_ALLOWED: u8 = 0;
+    /// How many new records of attempts call for the daemon: see
+    /// [`monitor_common::attempt::records_of_a_call`].
+    RECORDS_OF_A_CALL: u64 = 1024;
     /// Time that one event costs, nanoseconds: the inverse of the rate.
     LOG_PERIOD_NS: u64 = 100_000_000;
     /// How far ahead of the clock a burst may run, nanoseconds: period × (burst - 1).

@@ -15,8 +15,10 @@
 mod arrive;
 mod attempt;
 mod count;
+mod deliver;
 mod drop;
 mod event;
+mod glance;
 mod globals;
 mod kernel;
 mod local;
@@ -147,7 +149,7 @@ fn decide_of<C: EbpfContext>(ctx: &C, skb: Skb) {
 /// atype)`, at the root of the cgroup tree.
 #[cgroup_skb(ingress)]
 fn deliver(ctx: SkBuffContext) -> i32 {
-    if let Some(task) = pass::deliver(ctx.skb.skb) {
+    if let Some(task) = deliver::deliver(ctx.skb.skb) {
         debug!(&ctx, "delivered, {} bytes", ctx.skb.len());
         if task != attempt::NOTHING {
             // SAFETY: nothing here waits to be dropped.

@@ -21,11 +21,12 @@ pub(crate) struct Direct {
 impl Direct {
     #[inline(always)]
     pub(crate) fn new(skb: *const __sk_buff) -> Self {
-        // SAFETY: the context is valid while the program runs.
+        // SAFETY: the context is valid while the program runs. Read anew each time: a glance comes first, and what is
+        // kept for later would cost it a way through memory.
         unsafe {
             Self {
-                data: (*skb).data as usize,
-                end: (*skb).data_end as usize,
+                data: (&raw const (*skb).data).read_volatile() as usize,
+                end: (&raw const (*skb).data_end).read_volatile() as usize,
                 short: Cell::new(false),
             }
         }
@@ -98,11 +99,17 @@ impl Watched {
         )
     }
 
-    /// Both ports in one number.
+    /// See [`ports_key`].
     #[inline(always)]
     pub(crate) fn ports_key(&self) -> u32 {
-        u32::from(self.ports.source) << 16 | u32::from(self.ports.destination)
+        ports_key(self.ports)
     }
+}
+
+/// Both ports in one number.
+#[inline(always)]
+pub(crate) fn ports_key(ports: Ports) -> u32 {
+    u32::from(ports.source) << 16 | u32::from(ports.destination)
 }
 
 /// Stands for the traffic of a packet that nobody watches. Its slot is never used.
@@ -115,6 +122,9 @@ pub(crate) const NOBODY: Watched = Watched {
         destination: 0,
     },
 };
+
+/// SYN, RST: what segments of attempts have.
+pub(crate) const SYN_OR_RST: u8 = 0x06;
 
 /// Which traffic the ports belong to.
 #[inline(always)]

@@ -1,36 +1,26 @@
-//! Packets that are past every verdict: inbound where a socket is about to get them, outbound, forwarded
-//! and bridged where they leave the device.
+//! Packets that are past every verdict: outbound, forwarded and bridged where they leave the device. Inbound ones,
+//! where a socket is about to get them, are in [`crate::deliver`].
 
-use aya_ebpf::bindings::{__sk_buff, bpf_sock};
-use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_sk_fullsock};
+use aya_ebpf::bindings::__sk_buff;
 use monitor_common::attempt::hook;
-use monitor_common::interface::{BRIDGE_PORT, EXCLUDED, MAX_TAGS};
+use monitor_common::interface::{BRIDGE_PORT, MAX_TAGS, TAGGED};
 use monitor_common::packet::{
     ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_TAGS, Headers, Reader, TCP_FLAGS_OFFSET, TcpFlags,
-    TcpStart, blur, parse_ipv4, parse_ipv6, segments,
+    blur, parse_ipv4, parse_ipv6, segments,
 };
 use monitor_common::{Direction, Protocol, Verdict};
 
 use crate::event::{Report, report};
-use crate::kernel::device;
+use crate::glance::{self, Hook, Plain};
 use crate::kernel::probe;
-use crate::maps::{INTERFACES, LAST, fragment};
+use crate::maps::{INTERFACE_KINDS, INTERFACES, fragment};
 use crate::packet::{Direct, Loaded, Watched, watched};
 use crate::{attempt, count, globals};
 
-/// The loopback device has this index in every namespace.
-const LOOPBACK: u32 = 1;
 /// `ETH_HLEN`
 pub(crate) const ETHERNET_HEADER: u32 = 14;
 /// `VLAN_HLEN`
 pub(crate) const TAG: u32 = 4;
-
-const SOCK_RAW: u32 = 3;
-const TCP_LISTEN: u32 = 10;
-const TCP_ACK: u8 = 0x10;
-const TCP_SYN: u8 = 0x02;
-/// `PACKET_HOST`: addressed to this host alone (`linux/if_packet.h`).
-const PACKET_HOST: u32 = 0;
 
 /// Parses by `EtherType` (as it stands in `__sk_buff.protocol`, network byte order).
 #[inline(always)]
@@ -58,7 +48,7 @@ fn transport_header<R: Reader>(reader: &R, headers: &Headers) -> u32 {
 
 /// Counts an allowed packet everywhere it is counted.
 #[inline(always)]
-fn pass<R: Reader>(
+pub(crate) fn pass<R: Reader>(
     skb: &__sk_buff,
     reader: &R,
     headers: &Headers,
@@ -81,20 +71,7 @@ fn pass<R: Reader>(
             packets = segments(0, skb.gso_size, length, header);
         }
     }
-    count::allowed(slot, packets, length);
-    count::interface(skb.ifindex, |counts| {
-        counts.passed[direction as usize] += u64::from(packets);
-    });
-    if let Some(last) = LAST.get_ptr_mut(0) {
-        // SAFETY: this CPU's own value.
-        unsafe {
-            (*last).skb = core::ptr::from_ref(skb) as u64;
-            (*last).ports = watched.ports_key();
-            (*last).slot = slot;
-            (*last).interface = skb.ifindex;
-            (*last).direction = direction as u32;
-        }
-    }
+    count::passed(skb, slot, direction, watched.ports_key(), packets, length);
     if globals::LOG_ALLOWED.load() != 0 {
         report(
             reader,
@@ -115,10 +92,19 @@ fn pass<R: Reader>(
     }
 }
 
+/// Whether there is an interface of a kind ([`monitor_common::interface::InterfaceInfo::kinds`]).
+#[inline(always)]
+pub(crate) fn is_any(kind: u32) -> bool {
+    matches!(INTERFACE_KINDS.get(0), Some(kinds) if kinds & kind != 0)
+}
+
 /// Whether a port of a bridge sends out what came in on a port of the same bridge. What is routed or
 /// made here was counted at the bridge's own device.
 #[inline(always)]
 fn is_bridged(skb: &__sk_buff) -> Option<bool> {
+    if !is_any(BRIDGE_PORT) {
+        return None;
+    }
     // Copied: a map key must not lie in the context.
     let (index, incoming) = (skb.ifindex, skb.ingress_ifindex);
     // SAFETY: entries are small, written whole by the daemon, and never freed while programs run.
@@ -131,17 +117,27 @@ fn is_bridged(skb: &__sk_buff) -> Option<bool> {
     Some(matches!(from, Some(from) if from.flags & BRIDGE_PORT != 0 && from.master == port.master))
 }
 
+/// Where a packet that leaves comes from, unless a bridge is involved.
+#[inline(always)]
+fn way(skb: &__sk_buff) -> Direction {
+    let mut context = core::ptr::from_ref(skb);
+    // SAFETY: both pointers are good. The one goes by way of the stack, where the verifier follows it and the compiler
+    // does not: asked for in several places, it would keep the field's address, through which no field may be read.
+    let incoming = unsafe { (*(&raw mut context).read_volatile()).ingress_ifindex };
+    if incoming == 0 {
+        Direction::Outbound
+    } else {
+        Direction::Forwarded
+    }
+}
+
 /// Nothing of the packet is counted or noted: it is nobody's, or could not be read.
 const UNSEEN: u32 = u32::MAX;
 
 /// Gives the task that is left, or [`UNSEEN`].
 #[inline(always)]
 fn egress_with<R: Reader>(skb: &__sk_buff, reader: &R, protocol: u32, network: u32) -> u32 {
-    let mut direction = if skb.ingress_ifindex == 0 {
-        Direction::Outbound
-    } else {
-        Direction::Forwarded
-    };
+    let mut direction = way(skb);
     let Some(headers) = parse(reader, protocol, network) else {
         return match attempt::task_of_other(reader, protocol, network) {
             attempt::NOTHING => UNSEEN,
@@ -178,6 +174,16 @@ fn egress_with<R: Reader>(skb: &__sk_buff, reader: &R, protocol: u32, network: u
     attempt::leave(hook::EGRESS, task, blur(direction as u32), network)
 }
 
+/// A packet that leaves.
+struct Leaving<'a>(&'a __sk_buff);
+
+impl Hook for Leaving<'_> {
+    #[inline(always)]
+    fn count(&self, plain: Plain) -> bool {
+        !is_any(BRIDGE_PORT) && glance::pass(self.0, plain, way(self.0))
+    }
+}
+
 /// Gives the task that is left.
 #[inline(always)]
 fn leave(skb: *mut __sk_buff, protocol: u32, network: u32) -> u32 {
@@ -185,6 +191,10 @@ fn leave(skb: *mut __sk_buff, protocol: u32, network: u32) -> u32 {
     let context = unsafe { &*skb };
     // A tag that hardware will insert: the packet belongs to the VLAN interface, where it was counted.
     if context.vlan_present != 0 {
+        return attempt::NOTHING;
+    }
+    let is_done = glance::look(context, protocol, network, &Leaving(context));
+    if is_done {
         return attempt::NOTHING;
     }
     let direct = Direct::new(skb);
@@ -222,6 +232,9 @@ pub(crate) fn leave_other(skb: *mut __sk_buff) -> u32 {
 /// How many tags VLANs write into the frames of the device that the packet is at.
 #[inline(always)]
 pub(crate) fn tags(skb: &__sk_buff) -> u32 {
+    if !is_any(TAGGED) {
+        return 0;
+    }
     // Copied: a map key must not lie in the context.
     let index = skb.ifindex;
     // SAFETY: entries are small, written whole by the daemon, and never freed while programs run.
@@ -274,128 +287,4 @@ fn link_header(skb: *const __sk_buff) -> Option<u32> {
     let length = u64::from(network).wrapping_sub(data.wrapping_sub(head));
     // Longer than any link header there is: not one.
     (length <= 64).then_some(length as u32)
-}
-
-/// Whether the socket that gets the packet is in the daemon's network namespace: the hook sees those of
-/// every namespace.
-#[inline(always)]
-fn is_own(skb: *mut __sk_buff) -> bool {
-    if globals::HAS_NETNS_COOKIE.load() != 0 {
-        // SAFETY: the context is valid while the program runs.
-        return unsafe { bpf_get_netns_cookie(skb.cast()) } == globals::NETNS_COOKIE.load();
-    }
-    let Some(address) = probe::<*const u8>(skb.cast(), &globals::SK_BUFF_DEV) else {
-        return false;
-    };
-    device::look(address).is_own()
-}
-
-/// Whether the configuration leaves the interface out.
-#[inline(always)]
-fn is_excluded(index: u32) -> bool {
-    // SAFETY: entries are small, written whole by the daemon, and never freed while programs run.
-    matches!(unsafe { INTERFACES.get(index) }, Some(interface) if interface.flags & EXCLUDED != 0)
-}
-
-/// Whether this delivery repeats one that was counted.
-///
-/// The same packet passes twice where a listening socket gets an acknowledgement that fits no request
-/// (`tcp_v4_rcv` filters for the request first, then for the listener), and once for each socket where
-/// a broadcast or multicast datagram has several (`__udp4_lib_mcast_deliver`). Both follow each other
-/// on one CPU with nothing in between.
-#[inline(always)]
-fn is_repeated<R: Reader>(
-    skb: &__sk_buff,
-    socket: *mut bpf_sock,
-    state: u32,
-    reader: &R,
-    headers: &Headers,
-    watched: &Watched,
-) -> bool {
-    let Some(last) = LAST.get_ptr_mut(0) else {
-        return false;
-    };
-    // SAFETY: this CPU's own value.
-    let last = unsafe { &mut *last };
-    if headers.protocol == Protocol::Tcp as u32 {
-        if state != TCP_LISTEN {
-            return false;
-        }
-        let Some(tcp) = reader.get::<TcpStart>(headers.transport) else {
-            return false;
-        };
-        let numbers = tcp.numbers_key();
-        let kind = tcp.flags.flags & (TCP_SYN | TCP_ACK);
-        if kind == TCP_SYN {
-            last.syn_numbers = numbers;
-            last.syn_skb = core::ptr::from_ref(skb) as u64;
-            last.syn_ports = watched.ports_key();
-        }
-        if kind != TCP_ACK {
-            return false;
-        }
-        let same = last.skb == core::ptr::from_ref(skb) as u64
-            && last.ports == watched.ports_key()
-            && last.listen_numbers == numbers;
-        // Seen twice at most: what comes with the same address after that is a new packet.
-        last.listen_numbers = if same { 0 } else { numbers };
-        return same;
-    }
-    if skb.pkt_type == PACKET_HOST {
-        return false;
-    }
-    // Clones share their data. One delivery gives each socket one: the first socket again is a new
-    // packet that happens to lie in the same memory.
-    let data = u64::from(skb.data);
-    let socket = socket as u64;
-    if last.fan_data == data && last.ports == watched.ports_key() && last.fan_socket != socket {
-        return true;
-    }
-    last.fan_data = data;
-    last.fan_socket = socket;
-    false
-}
-
-/// cgroup ingress at the root: a socket is about to get the packet. Gives the task that is left; `None`
-/// where there was nothing to count or to follow.
-#[inline(always)]
-pub(crate) fn deliver(skb: *mut __sk_buff) -> Option<u32> {
-    // SAFETY: the context is valid while the program runs.
-    let context = unsafe { &*skb };
-    if context.ifindex == LOOPBACK {
-        return None;
-    }
-    let reader = Direct::new(skb);
-    let headers = parse(&reader, context.protocol, 0)?;
-    let watched = watched(&reader, &headers);
-    let flags = attempt::may_belong(&reader, &headers);
-    let task = attempt::task(&headers, &watched, flags, 0);
-    if !watched.is_known && task == attempt::NOTHING || !is_own(skb) || is_excluded(context.ifindex)
-    {
-        return None;
-    }
-    // SAFETY: the field is a socket or null, which both the program and the helper check.
-    let socket = unsafe { (*skb).__bindgen_anon_2.sk };
-    if socket.is_null() {
-        return None;
-    }
-    // SAFETY: not null.
-    let socket = unsafe { bpf_sk_fullsock(socket) };
-    if socket.is_null() {
-        return None;
-    }
-    // SAFETY: not null, and a full socket.
-    let (kind, state) = unsafe { ((*socket).type_, (*socket).state) };
-    // A raw socket gets a copy of what the protocol's own socket gets as well, or of what nobody does.
-    if kind == SOCK_RAW {
-        return None;
-    }
-    if watched.is_known && !is_repeated(context, socket, state, &reader, &headers, &watched) {
-        pass(context, &reader, &headers, &watched, 0, Direction::Inbound);
-    }
-    if task == attempt::NOTHING {
-        return Some(task);
-    }
-    let direction = Direction::Inbound as u32;
-    Some(attempt::leave(hook::DELIVER, task, direction, 0))
 }

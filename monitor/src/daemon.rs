@@ -19,6 +19,7 @@ use crate::bpf::kernel::BtfFileError;
 use crate::bpf::load;
 use crate::bpf::tables::TableError;
 use crate::config::{Config, ConfigError};
+use crate::heap;
 use crate::http;
 use crate::instance::InstanceError;
 use crate::link::{LinkError, LinkEvent, LinkWatcher};
@@ -29,6 +30,7 @@ use crate::traffic::TrafficError;
 
 mod answer;
 mod attempts;
+mod calls;
 mod coverage;
 mod early;
 mod events;
@@ -210,7 +212,7 @@ pub async fn run(mut config: Config, early: Early, mut signals: Signals) -> Resu
     announce(address, &web, &mut manager);
 
     let mut tick = every(TICK);
-    let mut watch = coverage::Watch::new();
+    let mut watch = coverage::Watch::begin().map_err(system("a thread could not be started"))?;
     tick.tick().await;
     let mut demand = false;
     let mut failure = None;
@@ -325,6 +327,7 @@ fn announce(address: SocketAddr, web: &http::Web, manager: &mut ServiceManager) 
     if let Some(warning) = http::exposure(address, protection) {
         warn!("{warning}");
     }
+    heap::give_back();
     manager.ready(&line);
 }
 

@@ -18,6 +18,7 @@ pub mod diagnostics;
 pub mod drop;
 #[doc(hidden)]
 pub mod fuzz;
+pub mod heap;
 pub mod http;
 pub mod instance;
 pub mod kallsyms;

@@ -6,8 +6,9 @@ use monitor_common::Direction;
 use monitor_common::attempt::{Attempt, AttemptKey, EarlyAnswer, Kind, Maker, Stage, count, hook};
 
 use super::Note;
+use crate::globals;
 use crate::maps::{
-    ATTEMPT_ALIASES, ATTEMPT_COUNTS, ATTEMPTS, ATTEMPTS_CREATED, EARLY_ANSWERS, FRESH,
+    ATTEMPT_ALIASES, ATTEMPT_COUNTS, ATTEMPTS, ATTEMPTS_CREATED, CALLS, EARLY_ANSWERS, FRESH,
 };
 
 /// `linux/bpf.h`: only a new entry.
@@ -23,10 +24,21 @@ pub(crate) fn add(what: u32, hook: u32) {
     increment(&ATTEMPT_COUNTS, what * hook::LEN + hook);
 }
 
-/// Counts a new record.
+/// Counts a new record, and calls for the daemon after many.
 #[inline(always)]
 fn created(index: u32) {
-    increment(&ATTEMPTS_CREATED, index);
+    let Some(value) = ATTEMPTS_CREATED.get_ptr_mut(index) else {
+        return;
+    };
+    // SAFETY: as in `increment`.
+    let count = unsafe {
+        *value += 1;
+        *value
+    };
+    if count & (globals::RECORDS_OF_A_CALL.load() - 1) == 0 {
+        // Where there is no room, the daemon has calls enough.
+        CALLS.output::<u64>(count, 0).ok();
+    }
 }
 
 #[inline(always)]

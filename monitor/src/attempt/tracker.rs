@@ -30,7 +30,7 @@ const REMEMBERED: usize = 262_144;
 
 /// How many answered attempts are kept beside the map until they are judged, 3 s later. One that finds no room
 /// is judged as long as it is in the map.
-const ANSWERED: usize = 114_688;
+const ANSWERED: usize = 229_376;
 
 /// The most memory that is taken by what is known of attempts and hosts, bytes: between two readings there may
 /// be as many more as the kernel's table has.

@@ -1,6 +1,6 @@
 //! Reading the counters out of the maps.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +11,7 @@ use monitor_common::counter::{Count, SLOTS, Slot};
 use monitor_common::drop::{DropKey, Group, MAX_DROP_KEYS};
 use monitor_common::event::loss;
 use monitor_common::interface::{
-    InterfaceCount, MAX_INTERFACES, NO_INTERFACE, OTHER_INTERFACES, RETIRED,
+    InterfaceCount, LOW_INTERFACES, MAX_INTERFACES, NO_INTERFACE, OTHER_INTERFACES, RETIRED,
 };
 use thiserror::Error;
 
@@ -35,6 +35,8 @@ pub struct Counters {
     allowed: PerCpuArray<MapData, Count>,
     drops: PerCpuHashMap<MapData, DropKey, Count>,
     interfaces: PerCpuHashMap<MapData, u32, InterfaceCount>,
+    /// Those with an index below [`LOW_INTERFACES`].
+    low: PerCpuArray<MapData, InterfaceCount>,
     fragments: PerCpuArray<MapData, u64>,
     losses: PerCpuArray<MapData, u64>,
     drop_program: Option<OwnedFd>,
@@ -59,6 +61,8 @@ pub struct Snapshot {
     pub drops: BTreeMap<DropKey, Count>,
     /// By interface index.
     pub interfaces: BTreeMap<u32, InterfaceCount>,
+    /// How many entries the map of interfaces has, which can fill up.
+    pub interface_entries: u64,
     /// Fragments without ports, by direction.
     pub fragments: [u64; 3],
     /// What could not be done, by [`loss`].
@@ -93,7 +97,7 @@ impl Snapshot {
             },
             Fill {
                 map: "interfaces",
-                entries: self.interfaces.len() as u64,
+                entries: self.interface_entries,
                 capacity: u64::from(MAX_INTERFACES),
                 full: self.losses[loss::INTERFACES_FULL as usize],
             },
@@ -161,6 +165,7 @@ impl Counters {
             allowed: take(ebpf, "ALLOWED")?,
             drops: take(ebpf, "DROPS")?,
             interfaces,
+            low: take(ebpf, "INTERFACE_COUNTS_LOW")?,
             fragments: take(ebpf, "FRAGMENTS")?,
             losses: take(ebpf, "LOSSES")?,
             drop_program: None,
@@ -233,6 +238,13 @@ impl Counters {
         for entry in &self.interfaces {
             let (index, values) = entry.map_err(failed("INTERFACE_COUNTS"))?;
             snapshot.interfaces.insert(index, sum_interface(&values));
+            snapshot.interface_entries += 1;
+        }
+        for (index, values) in (0..).zip(self.low.iter()) {
+            let count = sum_interface(&values.map_err(failed(LOW))?);
+            if count != InterfaceCount::default() {
+                add_interface(snapshot.interfaces.entry(index).or_default(), &count);
+            }
         }
         for (index, values) in self.fragments.iter().enumerate() {
             let values = values.map_err(failed("FRAGMENTS"))?;
@@ -268,38 +280,71 @@ impl Counters {
     ///
     /// Where the kernel refuses.
     pub fn interface(&self, index: u32) -> Result<InterfaceCount, ReadError> {
-        match self.interfaces.get(&index, 0) {
-            Ok(values) => Ok(sum_interface(&values)),
-            Err(MapError::KeyNotFound) => Ok(InterfaceCount::default()),
-            Err(error) => Err(failed("INTERFACE_COUNTS")(error)),
+        let [hash, low] = self.of_interface(index)?;
+        let mut sum = InterfaceCount::default();
+        for values in [hash, low].into_iter().flatten() {
+            add_interface(&mut sum, &sum_interface(&values));
         }
+        Ok(sum)
     }
 
-    /// Takes an interface that is gone out of the map, and adds what it had counted to [`RETIRED`]. Killed
+    /// What both maps have of an interface.
+    fn of_interface(
+        &self,
+        index: u32,
+    ) -> Result<[Option<PerCpuValues<InterfaceCount>>; 2], ReadError> {
+        let hash = match self.interfaces.get(&index, 0) {
+            Ok(values) => Some(values),
+            Err(MapError::KeyNotFound) => None,
+            Err(error) => return Err(failed("INTERFACE_COUNTS")(error)),
+        };
+        let low = match index {
+            0..LOW_INTERFACES => Some(self.low.get(&index, 0).map_err(failed(LOW))?),
+            _ => None,
+        };
+        Ok([hash, low])
+    }
+
+    /// Takes an interface that is gone out of the maps, and adds what it had counted to [`RETIRED`]. Killed
     /// in between, the daemon counts it twice, and never less than before.
     ///
     /// # Errors
     ///
     /// Where the kernel refuses.
     pub fn retire_interface(&mut self, index: u32) -> Result<(), ReadError> {
-        let failed = || failed("INTERFACE_COUNTS");
-        let gone = match self.interfaces.get(&index, 0) {
-            Ok(values) => values,
-            Err(MapError::KeyNotFound) => return Ok(()),
-            Err(error) => return Err(failed()(error)),
-        };
+        let failed = |map| move |error| ReadError { map, source: error };
+        let [hash, low] = self.of_interface(index)?;
+        let low = low.filter(|values| sum_interface(values) != InterfaceCount::default());
+        if hash.is_none() && low.is_none() {
+            return Ok(());
+        }
         let mut sum = match self.interfaces.get(&RETIRED, 0) {
             Ok(values) => values.to_vec(),
-            Err(MapError::KeyNotFound) => vec![InterfaceCount::default(); gone.len()],
-            Err(error) => return Err(failed()(error)),
+            Err(MapError::KeyNotFound) => Vec::new(),
+            Err(error) => return Err(failed("INTERFACE_COUNTS")(error)),
         };
-        for (sum, count) in sum.iter_mut().zip(gone.iter()) {
-            add_interface(sum, count);
+        for gone in hash.iter().chain(&low) {
+            sum.resize(gone.len(), InterfaceCount::default());
+            for (sum, count) in sum.iter_mut().zip(gone.iter()) {
+                add_interface(sum, count);
+            }
         }
-        let sum =
-            PerCpuValues::try_from(sum).map_err(|error| failed()(MapError::IoError(error)))?;
-        self.interfaces.insert(RETIRED, sum, 0).map_err(failed())?;
-        unless_absent(self.interfaces.remove(&index)).map_err(failed())
+        let per_cpu = |values: Vec<_>, map| {
+            PerCpuValues::try_from(values).map_err(|error| failed(map)(MapError::IoError(error)))
+        };
+        let zeros = vec![InterfaceCount::default(); sum.len()];
+        let sum = per_cpu(sum, "INTERFACE_COUNTS")?;
+        self.interfaces
+            .insert(RETIRED, sum, 0)
+            .map_err(failed("INTERFACE_COUNTS"))?;
+        if hash.is_some() {
+            unless_absent(self.interfaces.remove(&index)).map_err(failed("INTERFACE_COUNTS"))?;
+        }
+        if low.is_some() {
+            let zeros = per_cpu(zeros, LOW)?;
+            self.low.set(index, zeros, 0).map_err(failed(LOW))?;
+        }
+        Ok(())
     }
 
     /// The interfaces that have counted, by index.
@@ -308,11 +353,19 @@ impl Counters {
     ///
     /// Where the kernel refuses.
     pub fn interfaces(&self) -> Result<Vec<u32>, ReadError> {
-        let keys = self.interfaces.keys();
-        keys.collect::<Result<_, _>>()
-            .map_err(failed("INTERFACE_COUNTS"))
+        let keys: Result<BTreeSet<u32>, _> = self.interfaces.keys().collect();
+        let mut indexes = keys.map_err(failed("INTERFACE_COUNTS"))?;
+        for (index, values) in (0..).zip(self.low.iter()) {
+            if sum_interface(&values.map_err(failed(LOW))?) != InterfaceCount::default() {
+                indexes.insert(index);
+            }
+        }
+        Ok(indexes.into_iter().collect())
     }
 }
+
+/// The map of interfaces with a low index.
+const LOW: &str = "INTERFACE_COUNTS_LOW";
 
 /// How often the kernel did not run a program because an interrupt came while it ran on the same CPU
 /// (`bpf_prog_inc_misses_counter`). Before 5.12 it ran programs for such packets too, and showed no number:

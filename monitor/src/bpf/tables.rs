@@ -1,6 +1,6 @@
 //! What the daemon tells the kernel programs: ports, reasons, places, interfaces, addresses.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use aya::Ebpf;
@@ -47,6 +47,11 @@ pub struct Tables {
     places: Array<MapData, Place>,
     used_places: usize,
     interfaces: HashMap<MapData, u32, InterfaceInfo>,
+    kinds: Array<MapData, u32>,
+    /// The interfaces of some kind, and of which ([`InterfaceInfo::kinds`]).
+    special: BTreeMap<u32, u32>,
+    /// Whether all interfaces are known: before that, those that a daemon before knew of count, too.
+    is_settled: bool,
     addresses: HashMap<MapData, [u8; 16], u8>,
 }
 
@@ -70,6 +75,9 @@ impl Tables {
             places: take(ebpf, "PLACE_TABLE")?,
             used_places: 0,
             interfaces: take(ebpf, "INTERFACES")?,
+            kinds: take(ebpf, "INTERFACE_KINDS")?,
+            special: BTreeMap::new(),
+            is_settled: false,
             addresses: take(ebpf, "LOCAL_ADDRESSES")?,
         })
     }
@@ -142,7 +150,29 @@ impl Tables {
     ///
     /// Where the kernel refuses, as when the map is full.
     pub fn set_interface(&mut self, index: u32, info: InterfaceInfo) -> Result<(), TableError> {
-        written("INTERFACES", self.interfaces.insert(index, info, 0))
+        written("INTERFACES", self.interfaces.insert(index, info, 0))?;
+        match info.kinds() {
+            0 => self.special.remove(&index),
+            kinds => self.special.insert(index, kinds),
+        };
+        self.set_kinds()
+    }
+
+    /// Tells the programs what kinds there are, once the interfaces are in their table.
+    fn set_kinds(&mut self) -> Result<(), TableError> {
+        let before = self.kinds.get(&0, 0);
+        let before = before.map_err(|source| TableError::Write {
+            map: "INTERFACE_KINDS",
+            source,
+        })?;
+        let mut kinds = if self.is_settled { 0 } else { before };
+        for one in self.special.values() {
+            kinds |= one;
+        }
+        if kinds == before {
+            return Ok(());
+        }
+        written("INTERFACE_KINDS", self.kinds.set(0, kinds, 0))
     }
 
     /// Forgets an interface; one that is not known is no error.
@@ -151,7 +181,9 @@ impl Tables {
     ///
     /// Where the kernel refuses.
     pub fn remove_interface(&mut self, index: u32) -> Result<(), TableError> {
-        absent_is_fine("INTERFACES", self.interfaces.remove(&index))
+        absent_is_fine("INTERFACES", self.interfaces.remove(&index))?;
+        self.special.remove(&index);
+        self.set_kinds()
     }
 
     /// Forgets the interfaces that are not known, and all addresses but these.
@@ -171,6 +203,8 @@ impl Tables {
                 self.remove_interface(index)?;
             }
         }
+        self.is_settled = true;
+        self.set_kinds()?;
         let wanted: BTreeSet<[u8; 16]> = addresses.iter().copied().map(address_key).collect();
         let keys: Result<Vec<[u8; 16]>, _> = self.addresses.keys().collect();
         for key in keys.map_err(read("LOCAL_ADDRESSES"))? {

@@ -153,6 +153,7 @@ impl Answer {
         };
         tokio::select! {
             _ = self.reading.tick() => Due::Reading,
+            () = self.attempts.called() => Due::Reading,
             _ = self.evaluation.tick() => Due::Evaluation,
             change = change => Due::Ruleset(change),
         }

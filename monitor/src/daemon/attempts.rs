@@ -1,11 +1,12 @@
 //! Attempts at work: twice a second their map is read, and what ended is counted and told.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use monitor_common::attempt::AttemptKey;
 use nix::time::{ClockId, clock_gettime};
 use tracing::{debug, warn};
 
+use super::calls::Calls;
 use super::lookout::Lookout;
 use super::teredo::Teredo;
 use crate::attempt::Finished;
@@ -38,6 +39,7 @@ pub(super) struct Attempts {
     capacity: u64,
     teredo: Teredo,
     lookout: Lookout,
+    calls: Calls,
     totals: Totals,
     counted: Counted,
     records: u64,
@@ -53,13 +55,20 @@ pub(super) fn monotonic() -> Duration {
 }
 
 impl Attempts {
-    pub(super) fn new(map: AttemptMap, capacity: u32, teredo: Teredo, lookout: Lookout) -> Self {
+    pub(super) fn new(
+        map: AttemptMap,
+        capacity: u32,
+        teredo: Teredo,
+        lookout: Lookout,
+        calls: Calls,
+    ) -> Self {
         Self {
             map,
             capacity: capacity.into(),
             tracker: Tracker::default(),
             teredo,
             lookout,
+            calls,
             totals: Totals::default(),
             counted: Counted::default(),
             records: 0,
@@ -122,9 +131,17 @@ impl Attempts {
         });
     }
 
+    /// Waits until the map is to be read before its time. Nothing is lost when the future is dropped.
+    pub(super) async fn called(&mut self) {
+        self.calls.next().await;
+    }
+
     /// Reads the map, and counts what ended. Nothing of it is shown yet.
     pub(super) fn read(&mut self, table: Table) -> News {
-        match self.try_read(table) {
+        let start = Instant::now();
+        let result = self.try_read(table);
+        self.calls.answered(start);
+        match result {
             Ok(news) => {
                 self.failed = false;
                 news

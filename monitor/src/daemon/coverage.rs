@@ -1,15 +1,17 @@
 //! What is measured on this host and what is not: said once, and tried again where it can become
 //! possible. No hook that is missing ends the daemon.
 
+use std::io;
+use std::sync::mpsc;
 use std::time::Duration;
 
-use tokio::task::JoinHandle;
+use tokio::sync::oneshot;
 use tokio::time::Interval;
 use tracing::{debug, error, info, warn};
 
 use super::interfaces::Interfaces;
 use crate::bpf::Hook;
-use crate::bpf::attach::{AttachError, Hooks, Lost};
+use crate::bpf::attach::{AttachError, Checkup, Hooks, Lost};
 use crate::bpf::features::{Feature, Features};
 use crate::bpf::kernel::Kernel;
 use crate::bpf::load::{Cause, LOOPBACK, Loaded};
@@ -127,12 +129,17 @@ fn attach_deliver(hooks: &mut Hooks, cgroup: &Root) -> Result<(), AttachError> {
 /// How often it is made sure that nobody has taken a program off.
 const WATCH: Duration = Duration::from_millis(500);
 
-/// Makes sure from time to time that what is attached stays so. The looking is done on another thread: it waits
+/// What is to be looked at, and who is told what was found.
+type Order = (Checkup, oneshot::Sender<Lost>);
+
+/// Makes sure from time to time that what is attached stays so. The looking is done on a thread of its own: it waits
 /// for a lock of the kernel that others may hold for long.
 #[derive(Debug)]
 pub(super) struct Watch {
     tick: Interval,
-    look: Option<JoinHandle<Lost>>,
+    look: Option<oneshot::Receiver<Lost>>,
+    /// The thread ends with it.
+    orders: mpsc::Sender<Order>,
 }
 
 /// What is to be done.
@@ -145,11 +152,27 @@ pub(super) enum Turn {
 }
 
 impl Watch {
-    pub(super) fn new() -> Self {
-        Self {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel refuses one.
+    pub(super) fn begin() -> io::Result<Self> {
+        let (orders, waiting) = mpsc::channel::<Order>();
+        let name = "look".to_owned();
+        std::thread::Builder::new().name(name).spawn(move || {
+            for (checkup, found) in waiting {
+                // Nobody listens any more where the daemon ends.
+                if found.send(checkup.run()).is_err() {
+                    break;
+                }
+            }
+        })?;
+        Ok(Self {
             tick: super::every(WATCH),
             look: None,
-        }
+            orders,
+        })
     }
 
     /// Waits for the next turn; it may be given up at any time.
@@ -160,18 +183,18 @@ impl Watch {
         };
         let found = look.await;
         self.look = None;
-        Turn::Found(found.unwrap_or_else(|error| {
-            warn!("what is attached could not be looked at: {error}");
-            Lost::default()
-        }))
+        // The thread has ended, which it does only with the daemon.
+        Turn::Found(found.unwrap_or_default())
     }
 
     /// Takes a turn.
     pub(super) fn take(&mut self, turn: Turn, hooks: &mut Hooks, cgroup: &Root) {
         match turn {
             Turn::Look => {
-                let checkup = hooks.checkup();
-                self.look = Some(tokio::task::spawn_blocking(|| checkup.run()));
+                let (found, look) = oneshot::channel();
+                if self.orders.send((hooks.checkup(), found)).is_ok() {
+                    self.look = Some(look);
+                }
             }
             Turn::Found(lost) => attach_again(hooks, cgroup, lost),
         }

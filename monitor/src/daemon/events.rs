@@ -101,7 +101,7 @@ impl Bucket {
     }
 }
 
-fn take_ring(ebpf: &mut Ebpf, name: &str) -> io::Result<RingBuf<MapData>> {
+pub(super) fn take_ring(ebpf: &mut Ebpf, name: &str) -> io::Result<RingBuf<MapData>> {
     let map = ebpf
         .take_map(name)
         .ok_or_else(|| io::Error::other(format!("the kernel programs have no map {name}")))?;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tracing::warn;
 
 use super::attempts::Attempts;
+use super::calls::Calls;
 use super::events::{Diagnostics, PacketLog};
 use super::keep::Store;
 use super::lookout::Lookout;
@@ -118,7 +119,9 @@ fn fill(
         warn!("the attempts that were followed before are lost: {error}");
     }
     let lookout = Lookout::new(&mut loaded.ebpf)?;
-    let attempts = Attempts::new(map, config.max_attempts, teredo, lookout);
+    let calls = Calls::new(&mut loaded.ebpf)
+        .map_err(system("the calls of the kernel programs cannot be read"))?;
+    let attempts = Attempts::new(map, config.max_attempts, teredo, lookout, calls);
     let mut packet_log = PacketLog::new(&mut loaded.ebpf, config)
         .map_err(system("the ring buffer of packet events cannot be read"))?;
     let diagnostics = Diagnostics::new(&mut loaded.ebpf, config.bpf_log).map_err(system(

@@ -4,6 +4,7 @@
 //! which says what it is about the packet that they take differently. So a reason covers packets by what is in
 //! them, and no packet is let off by name.
 
+mod glance;
 mod reason;
 mod theirs;
 
@@ -153,10 +154,11 @@ fn ours(frame: &[u8], network: u32, is_ipv6: bool) -> (Found, Option<Headers>) {
     } else {
         parse_ipv4(&reader, network)
     };
+    let family = if is_ipv6 { Family::Ipv6 } else { Family::Ipv4 };
+    glance::agrees(frame, network, family, headers.as_ref());
     let Some(headers) = headers else {
         return (Found::Nothing, None);
     };
-    let family = if is_ipv6 { Family::Ipv6 } else { Family::Ipv4 };
     assert_eq!(headers.family, u32::from(family.code()));
     let protocol = u8::try_from(headers.protocol)
         .ok()

@@ -11,7 +11,7 @@ use monitor_common::attempt::{
 use monitor_common::counter::{Count, SLOTS};
 use monitor_common::drop::{DropKey, MAX_DROP_KEYS};
 use monitor_common::event::{EVENT_RING_BYTES, loss};
-use monitor_common::interface::{InterfaceCount, MAX_INTERFACES};
+use monitor_common::interface::{InterfaceCount, LOW_INTERFACES, MAX_INTERFACES};
 use monitor_common::teredo::TEREDO_RING_BYTES;
 use monitor_common::traffic::MAX_TRAFFICS;
 use tracing::{info, warn};
@@ -34,6 +34,10 @@ const CARRIED: &[(&str, Shape)] = &[
     (
         "INTERFACE_COUNTS",
         (4, size_of::<InterfaceCount>(), MAX_INTERFACES),
+    ),
+    (
+        "INTERFACE_COUNTS_LOW",
+        (4, size_of::<InterfaceCount>(), LOW_INTERFACES),
     ),
     ("FRAGMENTS", (4, 8, 6)),
     ("LOSSES", (4, 8, loss::LEN)),
@@ -295,11 +299,13 @@ const OTHERS: &[&str] = &[
     "REASON_TABLE",
     "PLACE_TABLE",
     "INTERFACES",
+    "INTERFACE_KINDS",
     "LOCAL_ADDRESSES",
     "LAST",
     "SKB_COPY",
     "LOG_LIMIT",
     "LOOK_OUT",
+    "CALLS",
     "NOTES",
     "FRESH",
     "TEREDO_TRAFFIC",

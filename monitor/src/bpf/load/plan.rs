@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
+use monitor_common::attempt::records_of_a_call;
+
 use super::{Cause, Refusal, Settings};
 use crate::bpf::OBJECT;
 use crate::bpf::facts::KernelFacts;
@@ -78,6 +80,12 @@ pub(super) fn globals(
         ("LOG_ALLOWED", flag(settings.log_allowed)),
         ("LOG_PERIOD_NS", period.to_ne_bytes().to_vec()),
         ("LOG_BURST_NS", burst.to_ne_bytes().to_vec()),
+        ("RECORDS_OF_A_CALL", {
+            let cpus =
+                aya::util::nr_cpus().map_or(1, |cpus| u32::try_from(cpus).unwrap_or(u32::MAX));
+            let records = records_of_a_call(settings.max_attempts, cpus);
+            records.to_ne_bytes().to_vec()
+        }),
         (aya_log::LEVEL, vec![settings.diagnostics]),
     ]);
     globals
