@@ -9,8 +9,12 @@ use anyhow::{Context as _, Result};
 /// From `enum bpf_cmd`, `enum bpf_prog_type` in `linux/bpf.h`.
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
+const BPF_RAW_TRACEPOINT_OPEN: libc::c_long = 17;
 const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
 const BPF_PROG_TYPE_CGROUP_SKB: u32 = 8;
+const BPF_PROG_TYPE_TRACING: u32 = 26;
+/// From `enum bpf_attach_type`.
+const BPF_TRACE_RAW_TP: u32 = 23;
 
 /// The part of `union bpf_attr` that `BPF_PROG_LOAD` reads here: fields that older kernels lack are left out.
 #[repr(C)]
@@ -28,6 +32,18 @@ struct ProgLoad {
     prog_name: [u8; 16],
     prog_ifindex: u32,
     expected_attach_type: u32,
+    /// From `prog_btf_fd` to `line_info_cnt`.
+    unset: [u32; 9],
+    attach_btf_id: u32,
+}
+
+/// What `BPF_RAW_TRACEPOINT_OPEN` reads.
+#[repr(C)]
+#[derive(Default)]
+struct TracepointOpen {
+    name: u64,
+    prog_fd: u32,
+    pad: u32,
 }
 
 /// The struct `test` of `union bpf_attr`.
@@ -99,6 +115,18 @@ impl Kind {
 /// Loads `r0 = value; exit`, the value being the one that lets packets pass: what any program of that
 /// type costs at least.
 pub(crate) fn load_empty(kind: Kind) -> Result<OwnedFd> {
+    let mut attr = ProgLoad {
+        prog_type: match kind {
+            Kind::Classifier => BPF_PROG_TYPE_SCHED_CLS,
+            Kind::CgroupSkb => BPF_PROG_TYPE_CGROUP_SKB,
+        },
+        ..ProgLoad::default()
+    };
+    load(&mut attr, kind.pass())
+}
+
+/// Loads `r0 = value; exit`.
+fn load(attr: &mut ProgLoad, value: i32) -> Result<OwnedFd> {
     const LICENSE: &CStr = c"GPL";
     let instruction = |code, immediate| Instruction {
         code,
@@ -107,20 +135,36 @@ pub(crate) fn load_empty(kind: Kind) -> Result<OwnedFd> {
         immediate,
     };
     // BPF_ALU64 | BPF_MOV | BPF_K, and BPF_JMP | BPF_EXIT.
-    let instructions = [instruction(0xb7, kind.pass()), instruction(0x95, 0)];
-    let mut attr = ProgLoad {
-        prog_type: match kind {
-            Kind::Classifier => BPF_PROG_TYPE_SCHED_CLS,
-            Kind::CgroupSkb => BPF_PROG_TYPE_CGROUP_SKB,
-        },
-        insn_cnt: 2,
-        insns: instructions.as_ptr() as u64,
-        license: LICENSE.as_ptr() as u64,
-        ..ProgLoad::default()
-    };
-    let fd = bpf(BPF_PROG_LOAD, &mut attr).context("the empty program was not loaded")?;
+    let instructions = [instruction(0xb7, value), instruction(0x95, 0)];
+    attr.insn_cnt = 2;
+    attr.insns = instructions.as_ptr() as u64;
+    attr.license = LICENSE.as_ptr() as u64;
+    open(BPF_PROG_LOAD, attr).context("the empty program was not loaded")
+}
+
+/// A command that gives a descriptor.
+fn open<T>(command: libc::c_long, attr: &mut T) -> Result<OwnedFd> {
+    let fd = bpf(command, attr)?;
     // SAFETY: the call succeeded, and gives a new descriptor.
     Ok(unsafe { OwnedFd::from_raw_fd(i32::try_from(fd)?) })
+}
+
+/// Loads an empty program for a BTF tracepoint, whose type is given by its number in the kernel's BTF, and attaches
+/// it for as long as both are held: program and link.
+pub(crate) fn empty_at_tracepoint(btf_id: u32) -> Result<(OwnedFd, OwnedFd)> {
+    let mut attr = ProgLoad {
+        prog_type: BPF_PROG_TYPE_TRACING,
+        expected_attach_type: BPF_TRACE_RAW_TP,
+        attach_btf_id: btf_id,
+        ..ProgLoad::default()
+    };
+    let program = load(&mut attr, 0)?;
+    let mut attr = TracepointOpen {
+        prog_fd: u32::try_from(program.as_fd().as_raw_fd())?,
+        ..TracepointOpen::default()
+    };
+    let link = open(BPF_RAW_TRACEPOINT_OPEN, &mut attr).context("the empty program")?;
+    Ok((program, link))
 }
 
 /// A packet and the devices that it is on. Without `device` a test run is on the loopback device, whose

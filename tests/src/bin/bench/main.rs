@@ -2,17 +2,23 @@
 //!
 //! `cargo xtask bench` starts this as root. Times come from the kernel's own test runs
 //! (`BPF_PROG_TEST_RUN`) of the programs as the daemon loads them, next to an empty program of the same
-//! type. Tracepoint programs have no timed test runs, so `kfree_skb` is only held to its budget here.
+//! type. Tracepoint programs have no timed test runs: `kfree_skb` is timed by the kernel's BPF statistics at real
+//! drops. Then small packets go their whole way with and without the daemon, and the daemon itself is measured.
 
 mod budget;
 mod cases;
+mod compare;
+mod daemon;
+mod drops;
 mod kernel;
 mod measure;
 mod path;
 mod product;
 mod size;
 mod spread;
+mod stream;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -32,9 +38,18 @@ struct Options {
     /// How often each program takes its turn
     #[arg(long, default_value_t = 101, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
-    /// How often each way through a host is measured with and without the daemon (needs dummy devices)
-    #[arg(long, default_value_t = 0)]
+    /// How often each way through a host is measured with and without the daemon
+    #[arg(long, default_value_t = 11)]
     path_rounds: u32,
+    /// How often each kind of drop is measured
+    #[arg(long, default_value_t = 21)]
+    drop_rounds: u32,
+    /// How often the daemon itself is measured
+    #[arg(long, default_value_t = 3)]
+    daemon_rounds: u32,
+    /// Show two results of --json beside each other, and measure nothing
+    #[arg(long, num_args = 2, value_names = ["BEFORE", "AFTER"], conflicts_with_all = ["check", "json"])]
+    compare: Option<Vec<PathBuf>>,
     /// Packets in one turn
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     repeat: u32,
@@ -44,7 +59,9 @@ struct Options {
 #[derive(Debug, Serialize)]
 struct Report {
     programs: measure::Report,
+    drops: Vec<drops::Row>,
     path: Vec<path::Row>,
+    daemon: Vec<daemon::Row>,
 }
 
 fn run(options: &Options) -> Result<bool> {
@@ -54,12 +71,30 @@ fn run(options: &Options) -> Result<bool> {
         print!("{}", budget::show(&verdicts, options.json)?);
         return Ok(verdicts.iter().all(budget::Verdict::is_kept));
     }
+    if let Some(files) = &options.compare {
+        print!("{}", compare::compare(files)?);
+        return Ok(true);
+    }
     let programs = measure::measure(options.rounds, options.repeat)?;
+    let drops = drops::measure(options.drop_rounds)?;
     let path = path::measure(options.path_rounds)?;
+    let daemon = daemon::measure(options.daemon_rounds)?;
     if options.json {
-        println!("{}", serde_json::to_string(&Report { programs, path })?);
+        let report = Report {
+            programs,
+            drops,
+            path,
+            daemon,
+        };
+        println!("{}", serde_json::to_string(&report)?);
     } else {
-        print!("{}{}", programs.show()?, path::show(&path)?);
+        print!(
+            "{}{}{}{}",
+            programs.show()?,
+            drops::show(&drops)?,
+            path::show(&path)?,
+            daemon::show(&daemon)?
+        );
     }
     Ok(true)
 }

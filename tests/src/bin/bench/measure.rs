@@ -56,7 +56,7 @@ impl Report {
     pub(crate) fn show(&self) -> Result<String> {
         let mut text = format!(
             "Linux {}, {}{}\n{} rounds; in each the empty program and ours take turns, {} runs each. \
-             Nanoseconds a packet: median (min..max).\nAll caches are warm. kfree_skb has no timed test run.\n\n",
+             Nanoseconds a packet: median (min..max).\nAll caches are warm.\n\n",
             self.kernel,
             self.cpu,
             if self.statistics {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use monitor_tests::daemon::Daemon;
-use monitor_tests::netns::{NetNs, TempDir, unique_prefix};
+use monitor_tests::netns::{NetNs, TempDir, run, unique_prefix};
 use monitor_tests::packet::{Packet, Protocol};
 use monitor_tests::send::FrameSender;
 use nix::sched::{CpuSet, sched_setaffinity};
@@ -19,6 +19,7 @@ use nix::unistd::Pid;
 use serde::Serialize;
 
 use crate::spread::Spread;
+use crate::stream;
 
 /// Packets in one turn.
 const PACKETS: u32 = 20_000;
@@ -35,6 +36,9 @@ const WAYS: [(&str, [u8; 4]); 3] = [
     ("delivered", [10, 9, 1, 1]),
     ("dropped", [10, 9, 1, 3]),
 ];
+
+/// A connection, as fast as one CPU can do both ends of it: time for each KiB.
+const STREAM: &str = "TCP stream";
 
 const CLIENT: [u8; 4] = [10, 9, 1, 2];
 
@@ -79,7 +83,7 @@ pub(crate) fn show(rows: &[Row]) -> Result<String> {
         return Ok(String::new());
     }
     let mut text = format!(
-        "\nCPU time of a small packet on its whole way: nanoseconds, and ratios to them in the same round.\n\n{:<10} {:<12} {:>8}  {:<24} {:<24} {:<24}\n",
+        "\nCPU time of a small packet on its whole way, and of a KiB of a TCP stream: nanoseconds, and ratios to them in the same round.\n\n{:<10} {:<12} {:>8}  {:<24} {:<24} {:<24}\n",
         "way", "port", "nobody", "nobody again", "peerwatch", "20 nft counters"
     );
     for row in rows {
@@ -97,9 +101,10 @@ pub(crate) fn show(rows: &[Row]) -> Result<String> {
     Ok(text)
 }
 
-/// Client and gateway, and behind it a device that takes everything.
+/// Client and gateway, and behind it one who takes everything.
 struct Lab {
-    _client: NetNs,
+    client: NetNs,
+    _sink: NetNs,
     gateway: NetNs,
     folder: TempDir,
     sender: FrameSender,
@@ -118,11 +123,22 @@ impl Lab {
             gateway.name()
         ))?;
         client.ip("link set c0 up")?;
-        // It takes what it sends for sent, and frees it as such.
-        gateway.ip_batch(
+        client.ip("address add 10.9.1.2/24 dev c0")?;
+        let sink = NetNs::create(&format!("{prefix}sink"))?;
+        gateway.ip_batch(&format!(
             "link set g0 up\naddress add 10.9.1.1/24 dev g0\naddress add 10.9.1.3/24 dev g0\n\
-             link add d0 type dummy\nlink set d0 up\naddress add 10.9.2.1/24 dev d0\n",
-        )?;
+             link add d0 type veth peer name s0 netns {}\nlink set d0 up\n\
+             address add 10.9.2.1/24 dev d0\n\
+             neighbour add 10.9.2.9 lladdr 02:00:00:00:00:09 dev d0 nud permanent\n",
+            sink.name()
+        ))?;
+        // A filter takes all that comes (`TC_ACT_STOLEN`): that is no drop, and nothing else costs less.
+        sink.ip("link set s0 up")?;
+        sink.sh("tc qdisc add dev s0 clsact")?;
+        run(sink
+            .command("tc")?
+            .args("filter add dev s0 ingress bpf da bytecode".split(' '))
+            .arg("1,6 0 0 4"))?;
         gateway.sysctl("net.ipv4.ip_forward", "1")?;
         gateway.nft(
             "table inet drops { chain input { type filter hook input priority 0; \
@@ -140,7 +156,8 @@ impl Lab {
             sender: FrameSender::open(&client, "c0")?,
             mac: gateway.mac("g0")?,
             folder: TempDir::create(&prefix)?,
-            _client: client,
+            client,
+            _sink: sink,
             gateway,
             sockets,
         })
@@ -189,6 +206,9 @@ impl Lab {
                 self.turn(way, port)?;
                 times.push(self.turn(way, port)?);
             }
+        }
+        for (_, port) in PORTS {
+            times.push(stream::turn(&self.client, &self.gateway, port)?);
         }
         if let Some(mut daemon) = daemon {
             daemon.stop()?;
@@ -240,7 +260,8 @@ pub(crate) fn measure(rounds: u32) -> Result<Vec<Row>> {
         rounds_of.push(times);
     }
     let mut rows = Vec::new();
-    for (way, (name, _)) in WAYS.iter().enumerate() {
+    let ways = WAYS.iter().map(|(name, _)| *name).chain([STREAM]);
+    for (way, name) in ways.enumerate() {
         for (port, (port_name, _)) in PORTS.iter().enumerate() {
             let at = way * PORTS.len() + port;
             let ratio = |watcher: usize| {
