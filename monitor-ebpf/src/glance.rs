@@ -78,8 +78,9 @@ fn sort(glance: &Glance, family: Family, hook: &impl Hook) -> bool {
     } else {
         (request, Flow::Request)
     };
-    // A log wants more than counts.
+    // Logs want more than counts.
     if globals::LOG_ALLOWED.load() != 0
+        || globals::DIAGNOSTICS.load() != 0
         || glance.length == 0
         // A packet of Teredo may be part of an attempt.
         || !glance.is_tcp && TEREDO_TRAFFIC.get(0).is_none_or(|of| *of == u32::from(traffic))

@@ -86,6 +86,8 @@ globals! {
     LOG_DROPPED: u8 = 0;
     /// 1 when allowed packets go to the event log.
     LOG_ALLOWED: u8 = 0;
+    /// 1 when the programs log what they do themselves.
+    DIAGNOSTICS: u8 = 0;
     /// How many new records of attempts call for the daemon: see
     /// [`monitor_common::attempt::records_of_a_call`].
     RECORDS_OF_A_CALL: u64 = 1024;

@@ -80,6 +80,7 @@ pub(super) fn globals(
         ("LOG_ALLOWED", flag(settings.log_allowed)),
         ("LOG_PERIOD_NS", period.to_ne_bytes().to_vec()),
         ("LOG_BURST_NS", burst.to_ne_bytes().to_vec()),
+        ("DIAGNOSTICS", flag(settings.diagnostics != 0)),
         ("RECORDS_OF_A_CALL", {
             let cpus =
                 aya::util::nr_cpus().map_or(1, |cpus| u32::try_from(cpus).unwrap_or(u32::MAX));
