@@ -293,6 +293,8 @@ impl Beside {
         web: Arc<http::Web>,
         diagnostics: Option<Diagnostics>,
     ) -> Self {
+        // Before anybody is served: whoever needs memory meanwhile has to wait.
+        heap::give_back();
         let (stop, stopped) = watch::channel(false);
         let server = tokio::spawn(http::serve(listener, site, web, stopping(stopped.clone())));
         let diagnostics =
@@ -327,7 +329,6 @@ fn announce(address: SocketAddr, web: &http::Web, manager: &mut ServiceManager) 
     if let Some(warning) = http::exposure(address, protection) {
         warn!("{warning}");
     }
-    heap::give_back();
     manager.ready(&line);
 }
 

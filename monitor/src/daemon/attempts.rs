@@ -133,7 +133,21 @@ impl Attempts {
 
     /// Waits until the map is to be read before its time. Nothing is lost when the future is dropped.
     pub(super) async fn called(&mut self) {
-        self.calls.next().await;
+        loop {
+            self.calls.next().await;
+            if self.is_filling() {
+                return;
+            }
+            // Called by one CPU of many, or for what was read since.
+            self.calls.answered(Instant::now());
+        }
+    }
+
+    /// Whether an eighth of the map was made since it was read.
+    fn is_filling(&self) -> bool {
+        let made = |counted: &Counted| counted.created.iter().sum::<u64>();
+        let now = self.map.counted();
+        now.is_ok_and(|now| made(&now).saturating_sub(made(&self.counted)) >= self.capacity / 8)
     }
 
     /// Reads the map, and counts what ended. Nothing of it is shown yet.

@@ -3,7 +3,7 @@
 //! done beside the daemon's work, on a thread of its own.
 
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use aya::programs::TcAttachType;
 use tracing::warn;
@@ -33,7 +33,9 @@ struct Attached {
 /// How it is attached.
 #[derive(Debug)]
 enum By {
-    Link(Arc<OwnedFd>),
+    /// Not held for longer than the look takes: a link that the daemon lets go of meanwhile must end, or it would
+    /// count beside the one that takes its place.
+    Link(Weak<OwnedFd>),
     /// A filter of `clsact` with this program.
     Filter(TcAttachType, u32),
 }
@@ -53,7 +55,7 @@ impl Attached {
     fn is_lost(&self) -> bool {
         let index = self.interface.as_ref().map_or(0, |(index, _)| *index);
         let gone = match &self.by {
-            By::Link(link) => is_cut_off(&link.as_fd()),
+            By::Link(link) => link.upgrade().is_some_and(|link| is_cut_off(&link.as_fd())),
             // Where it cannot be asked, it may well be there.
             By::Filter(side, program) => {
                 matches!(clsact::holds(index, *side, *program), Ok(false))
@@ -83,7 +85,7 @@ impl Hooks {
     fn attached(&self, index: u32, hook: Hook, side: TcAttachType) -> Option<Attached> {
         let interface = self.interfaces.get(&index)?;
         let by = match interface.links.get(&hook)? {
-            Link::Held(link) => By::Link(Arc::clone(link)),
+            Link::Held(link) => By::Link(Arc::downgrade(link)),
             Link::Filter(_) => {
                 let program = self.loaded.program(interface.wanted.program(hook))?;
                 By::Filter(side, program_id(&program).ok()?)
@@ -104,7 +106,7 @@ impl Hooks {
         Some(Attached {
             hook: Hook::Deliver,
             interface: None,
-            by: By::Link(Arc::clone(link)),
+            by: By::Link(Arc::downgrade(link)),
         })
     }
 

@@ -98,14 +98,16 @@ impl Lab {
         Daemon::start_with(&self.gateway, self.folder.path(), flags)
     }
 
-    /// SYNs to a port that drops them, each an attempt of its own, so many in each second.
-    fn attempts(&self, count: u32, rate: u32) -> Result<()> {
+    /// SYNs to a port that drops them, each an attempt of its own, so many in each second; `first` is the number of the
+    /// first, of those that were sent before.
+    fn attempts(&self, first: u32, count: u32, rate: u32) -> Result<()> {
         let sender = FrameSender::open(&self.client, "c0")?;
         let mac = self.gateway.mac("g0")?;
         let start = Instant::now();
         for part in 0..count.div_ceil(64) {
             let frames: Vec<_> = (part * 64..(part * 64 + 64).min(count))
                 .map(|number| {
+                    let number = first + number;
                     let host = u8::try_from(2 + number / 60_000)?;
                     let port = u16::try_from(1024 + number % 60_000)?;
                     let from: IpAddr = [10, 9, 1, host].into();
@@ -189,8 +191,10 @@ fn quiet_and_busy(lab: &Lab, rounds: u32, rows: &mut Vec<Row>) -> Result<()> {
             Ok(())
         })?);
         small.push(mebibytes(&daemon)?);
-        busy.push(percent(&daemon, || lab.attempts(ATTEMPTS * 5, ATTEMPTS))?);
-        lab.attempts(FULL, 100_000)?;
+        busy.push(percent(&daemon, || {
+            lab.attempts(0, ATTEMPTS * 5, ATTEMPTS)
+        })?);
+        lab.attempts(ATTEMPTS * 5, FULL, 100_000)?;
         std::thread::sleep(Duration::from_secs(4));
         full.push(percent(&daemon, || {
             std::thread::sleep(WHILE);

@@ -14,8 +14,11 @@ impl Spread {
     /// `None` of nothing.
     pub(crate) fn of(mut values: Vec<f64>) -> Option<Self> {
         values.sort_unstable_by(f64::total_cmp);
+        // Of an even number, the mean of the two in the middle.
+        let upper = values.get(values.len() / 2)?;
+        let lower = values.get(values.len().checked_sub(1)? / 2)?;
         Some(Self {
-            median: *values.get(values.len() / 2)?,
+            median: f64::midpoint(*lower, *upper),
             min: *values.first()?,
             max: *values.last()?,
         })
@@ -42,6 +45,7 @@ mod tests {
                 max: 100.0
             }
         );
+        assert_eq!(Spread::of(vec![4.0, 1.0]).map(|two| two.median), Some(2.5));
         assert_eq!(Spread::of(Vec::new()), None);
     }
 }
