@@ -9,7 +9,7 @@ use monitor_tests::bpf::{Side, cgroup_root, tcx_fill};
 use monitor_tests::daemon::{Daemon, Start};
 use monitor_tests::netns::run;
 use monitor_tests::scrape::{Series, parse};
-use monitor_tests::wait::until;
+use monitor_tests::wait::{DEADLINE, until};
 
 use crate::attached::Ids;
 use crate::site::{HERE, Site, THERE, datagrams, packets, packets_series};
@@ -30,12 +30,15 @@ fn attached(daemon: &Daemon, hook: &str, interface: &str) -> Result<bool> {
 
 /// The lines of a level, which must be this many and have this text in the first.
 fn said(daemon: &Daemon, level: &str, text: &str) -> Result<()> {
-    let log = daemon.errors();
-    let lines: Vec<&str> = log
-        .lines()
-        .filter(|line| line.contains(&format!(" {level} ")) && line.contains(text))
-        .collect();
-    ensure!(lines.len() == 1, "{level} {text:?}: {log}");
+    let lines = || {
+        let log = daemon.errors();
+        let of_level = |line: &&str| line.contains(&format!(" {level} ")) && line.contains(text);
+        log.lines().filter(of_level).count()
+    };
+    // What is said goes through a queue: it may come a moment after the first answer.
+    until("it is said", DEADLINE, || Ok((lines() > 0).then_some(())))
+        .with_context(|| format!("{level} {text:?}: {}", daemon.errors()))?;
+    ensure!(lines() == 1, "{level} {text:?}: {}", daemon.errors());
     Ok(())
 }
 

@@ -72,7 +72,10 @@ fn an_idle_daemon_says_where_it_is_and_that_there_is_no_demand() -> Result<()> {
     let daemon = site.daemon(&[])?;
     let place =
         "metrics on http://127.0.0.1:9680/metrics (this host only; --listen [::]:9680 for others)";
-    ensure!(daemon.errors().contains(place), "{}", daemon.errors());
+    // What is said goes through a queue: it may come a moment after the first answer.
+    until("it says where it is", START, || {
+        Ok(daemon.errors().contains(place).then_some(()))
+    })?;
     until("it says so", Duration::from_secs(20), || {
         Ok(daemon.errors().contains("no demand yet").then_some(()))
     })?;
