@@ -12,6 +12,7 @@ use crate::kernel::skb::{HeadReader, Route, Skb};
 use crate::kernel::{is_kernel_address, is_own_socket, is_own_task, is_raw_socket};
 use crate::local;
 use crate::maps::INTERFACES;
+use crate::pass::is_any;
 
 /// `linux/if_packet.h`
 const PACKET_OTHERHOST: u8 = 3;
@@ -39,6 +40,10 @@ pub(super) struct Where {
 /// Whether an interface has a flag.
 #[inline(always)]
 fn has_flag(index: u32, flag: u32) -> bool {
+    // Most hosts have no such interface, which one look at an array says.
+    if !is_any(flag) {
+        return false;
+    }
     // SAFETY: entries are small, written whole by the daemon, and never freed while programs run.
     match unsafe { INTERFACES.get(index) } {
         Some(interface) => interface.flags & flag != 0,
@@ -120,7 +125,12 @@ fn is_own(
     if !receiving.is_null() {
         is_own_socket(receiving)
     } else if let Some(route) = route {
-        let looked = device::look(route.device());
+        let device = route.device();
+        // Only of a packet that was made here its index says something.
+        if incoming != 0 {
+            return device::is_own(device);
+        }
+        let looked = device::look(device);
         *route_device = looked.index;
         looked.is_own()
     } else {

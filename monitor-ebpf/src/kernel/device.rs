@@ -43,6 +43,13 @@ impl Looked {
     }
 }
 
+/// Whether an address is that of a device of this namespace.
+#[inline(always)]
+pub(crate) fn is_own(address: *const u8) -> bool {
+    is_kernel_address(address)
+        && matches!(probe::<*const u8>(address, &globals::NET_DEVICE_NET), Some(net) if is_own_net(net))
+}
+
 /// Looks at what may be a device. Only the daemon's own namespace number behind it proves that it is.
 #[inline(always)]
 pub(crate) fn look(address: *const u8) -> Looked {

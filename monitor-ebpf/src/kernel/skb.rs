@@ -5,7 +5,7 @@ use core::ptr::NonNull;
 use aya_ebpf::Global;
 use aya_ebpf::helpers::bpf_probe_read_kernel;
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel as bpf_probe_read_kernel_raw;
-use monitor_common::packet::{ETHERTYPE_IPV4, Plain, Reader};
+use monitor_common::packet::{ETHERTYPE_IPV4, Plain, Reader, blur};
 
 use super::{direct, probe};
 use crate::globals;
@@ -89,11 +89,16 @@ impl Skb {
         self.field(&globals::SK_BUFF_DEV)
     }
 
-    /// `sk`, null for none. Not dereferenced: newer verifiers want to see the comparison with null that
-    /// a check for kernel addresses makes superfluous.
+    /// `sk`, null for none.
     #[inline(always)]
     pub(crate) fn socket(self) -> *const u8 {
-        probe(self.0, &globals::SK_BUFF_SK).unwrap_or(core::ptr::null())
+        let address: u64 = self.field(&globals::SK_BUFF_SK);
+        // Newer verifiers want to see this comparison, which the compiler would take for superfluous beside a check
+        // for kernel addresses.
+        if blur(u32::from(address == 0)) != 0 {
+            return core::ptr::null();
+        }
+        address as *const u8
     }
 
     #[inline(always)]
@@ -150,8 +155,16 @@ impl Skb {
     pub(crate) fn gso(self) -> (u32, u32) {
         let end: u32 = self.field(&globals::SK_BUFF_END);
         let shared = self.head().wrapping_add(end as usize);
-        let segments = probe::<u16>(shared, &globals::SHARED_INFO_GSO_SEGS).unwrap_or(0);
-        let size = probe::<u16>(shared, &globals::SHARED_INFO_GSO_SIZE).unwrap_or(0);
+        let (size, segments) = (
+            &globals::SHARED_INFO_GSO_SIZE,
+            &globals::SHARED_INFO_GSO_SEGS,
+        );
+        // Neighbours in every kernel so far; known when the program loads, so that one way is all there is of it.
+        let [size, segments] = if segments.load() == size.load().wrapping_add(2) {
+            probe::<[u16; 2]>(shared, size).unwrap_or([0; 2])
+        } else {
+            [size, segments].map(|field| probe::<u16>(shared, field).unwrap_or(0))
+        };
         (u32::from(segments), u32::from(size))
     }
 

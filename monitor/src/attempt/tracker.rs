@@ -35,12 +35,14 @@ const ANSWERED: usize = 229_376;
 /// The most memory that is taken by what is known of attempts and hosts, bytes: between two readings there may
 /// be as many more as the kernel's table has.
 pub(crate) const fn room(max_attempts: usize) -> usize {
-    limits::hash_table::<(AttemptKey, Done)>(REMEMBERED + max_attempts)
-        + limits::list::<AttemptKey>(REMEMBERED + max_attempts)
+    // What may end in one reading: all that the map has, and all that is kept beside it.
+    let ending = max_attempts + ANSWERED;
+    limits::hash_table::<(AttemptKey, Done)>(REMEMBERED + ending)
+        + limits::list::<AttemptKey>(REMEMBERED + ending)
         + limits::hash_table::<(AttemptKey, Vanished)>(max_attempts)
         // Those of this reading and those of the one before.
         + 2 * limits::hash_table::<(AttemptKey, Answered)>(ANSWERED)
-        + limits::list::<Finished>(max_attempts)
+        + limits::list::<Finished>(ending)
         + limits::list::<AttemptKey>(max_attempts)
         + hosts::room(max_attempts)
 }

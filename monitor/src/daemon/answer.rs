@@ -1,7 +1,7 @@
 //! The answer at work: attempts are read, states are computed, changes of the firewall's rules are noticed,
 //! and all of it is told.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::{info, warn};
@@ -164,12 +164,14 @@ impl Answer {
         let decides = matches!(due, Due::Evaluation);
         match due {
             Due::Reading => {
+                let start = Instant::now();
                 let table = self.refusals.read(source);
                 let news = self.attempts.read(table);
                 log.attempts(&news.finished, source);
                 self.states.take(&news);
                 self.is_news |= news.any;
                 self.keep(source, false);
+                self.attempts.answered(start);
             }
             Due::Evaluation => {
                 let lost = self.attempts.lost();

@@ -152,10 +152,7 @@ impl Attempts {
 
     /// Reads the map, and counts what ended. Nothing of it is shown yet.
     pub(super) fn read(&mut self, table: Table) -> News {
-        let start = Instant::now();
-        let result = self.try_read(table);
-        self.calls.answered(start);
-        match result {
+        match self.try_read(table) {
             Ok(news) => {
                 self.failed = false;
                 news
@@ -168,6 +165,11 @@ impl Attempts {
                 News::default()
             }
         }
+    }
+
+    /// All is done that a reading means, which began at this time.
+    pub(super) fn answered(&mut self, start: Instant) {
+        self.calls.answered(start);
     }
 
     fn try_read(&mut self, table: Table) -> Result<News, String> {

@@ -138,7 +138,9 @@ impl InterfaceNames {
                 break;
             }
             self.gone.remove(0);
-            if !self.names.contains_key(&index) {
+            // Made again a moment ago, it counts already: its slot must not be written from here.
+            let is_there = nix::net::if_::if_indextoname(index).is_ok();
+            if !is_there && !self.names.contains_key(&index) {
                 counters.retire_interface(index)?;
                 self.inherited.remove(&index);
             }

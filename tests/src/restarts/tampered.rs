@@ -1,6 +1,8 @@
 //! Others at work: a damaged state file, foreign pins, and tools that take our programs off.
 
-use std::fs;
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -10,13 +12,15 @@ use crate::wait::{DEADLINE, until};
 
 use super::ends::state_file;
 use super::load::{COUNTERS, Load, counted, exactly};
-use super::{Rig, Trial};
+use super::{Rig, Trial, not_less};
+use crate::scrape::Series;
 
 /// The tests of this file.
 pub const TRIALS: &[Trial] = &[
     ("damaged_state_file", damaged_state_file),
     ("pins_are_incomplete", pins_are_incomplete),
     ("map_of_drops_is_gone", map_of_drops_is_gone),
+    ("killed_while_it_upgraded", killed_while_it_upgraded),
     ("taken_off/clsact_flushed", || {
         taken_off(
             &[("PEERWATCH_WITHOUT", "tcx")],
@@ -141,6 +145,36 @@ fn map_of_drops_is_gone() -> Result<()> {
     std::thread::sleep(Duration::from_millis(300));
     let sent = load.end()?;
     exactly(&rig.lab, Family::V4, sent.counted())?;
+    rig.lab.daemon.stop()
+}
+
+/// A daemon that knows one map more than the build before was killed while it took over: its generation is not
+/// complete, but some programs count into that map already.
+fn killed_while_it_upgraded() -> Result<()> {
+    let mut rig = Rig::create(&[], &[])?;
+    let load = Load::begin(&rig.lab, Family::V4)?;
+    std::thread::sleep(Duration::from_millis(300));
+    let sent = load.end()?;
+    exactly(&rig.lab, Family::V4, sent.counted())?;
+    let before = rig.lab.daemon.scrape_of(&COUNTERS)?;
+    rig.lab.daemon.kill()?;
+    let pinned = rig.pinned()?;
+    let map = pinned
+        .iter()
+        .find(|path| path.ends_with("map_INTERFACE_COUNTS_LOW"));
+    let map = Path::new(map.with_context(|| format!("no such map in {pinned:?}"))?);
+    let generation = map.parent().context("a pin without a folder")?;
+    let half = generation.with_file_name("9");
+    DirBuilder::new().mode(0o700).create(&half)?;
+    let name = map.file_name().context("a pin without a name")?;
+    fs::rename(map, half.join(name))?;
+    rig.start(&[])?;
+    let after = rig.lab.daemon.scrape_of(&COUNTERS)?;
+    let of_interfaces = |(series, count): (&Series, &u64)| {
+        *count > 0 && series.to_string().contains("interface_packets")
+    };
+    ensure!(before.iter().any(of_interfaces), "{before:?}");
+    not_less(&before, &after)?;
     rig.lab.daemon.stop()
 }
 

@@ -109,8 +109,9 @@ impl Hooks {
     pub fn detach_interface(&mut self, index: u32) {
         if let Some(interface) = self.interfaces.remove(&index) {
             self.states.remove_interface(&interface.wanted.name);
-            for hook in interface.links.keys() {
-                if let Some(pin) = self.pin(&link_name(*hook, index))
+            for (hook, link) in interface.links {
+                link.end();
+                if let Some(pin) = self.pin(&link_name(hook, index))
                     && let Err(error) = fs::remove_file(&pin)
                     && error.kind() != io::ErrorKind::NotFound
                 {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use aya::programs::tc::SchedClassifierLink;
 use monitor_common::traffic::PortTable;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::bpf::pins::put;
 use crate::bpf::sys::{self, link, object};
@@ -116,6 +116,16 @@ pub(super) fn attach(
 }
 
 impl Link {
+    /// Detaches at once, also while somebody looks at the link.
+    pub(super) fn end(self) {
+        if let Self::Held(held) = &self
+            && let Err(error) = link::detach(held)
+        {
+            // Gone with its interface, or else it goes with its last holder.
+            debug!("a link was not detached by itself: {error}");
+        }
+    }
+
     /// Leaves a filter where it is.
     pub(super) fn leave(self) {
         if let Self::Filter(filter) = self {

@@ -139,7 +139,7 @@ impl Kept {
             .map(|(name, shape)| (name, Some(shape)))
             .chain(others.filter(|_| self.mode == Use::Adopt))
             .filter_map(|(name, shape)| {
-                let path = self.pins.map(before.number, name);
+                let path = self.carried_path(before.number, name);
                 let found = object::get(&path).and_then(|map| object::map_info(&map));
                 match (found, shape) {
                     (Ok(found), Some((key, value, entries)))
@@ -159,6 +159,20 @@ impl Kept {
                 }
             })
             .collect()
+    }
+
+    /// Where a map of before is: one that its generation does not have, of a build without it, may be of a
+    /// daemon that was killed while it took over, and then some programs count into it already.
+    fn carried_path(&self, before: u32, name: &str) -> PathBuf {
+        let path = self.pins.map(before, name);
+        if object::get(&path).is_ok() {
+            return path;
+        }
+        let others = self.pins.numbers().into_iter().rev();
+        let mut others = others.map(|number| self.pins.map(number, name));
+        others
+            .find(|other| object::get(other).is_ok())
+            .unwrap_or(path)
     }
 
     /// Begins a generation, unless that of before goes on.

@@ -9,6 +9,7 @@ use super::{bpf, bpf_fd, number};
 /// `enum bpf_cmd`
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_UPDATE: libc::c_long = 29;
+const BPF_LINK_DETACH: libc::c_long = 34;
 /// `enum bpf_attach_type`: tc ingress by TCX.
 pub(in crate::bpf) const BPF_TCX_INGRESS: u32 = 46;
 /// Before the program that is named, or before all where none is (`include/uapi/linux/bpf.h`).
@@ -17,6 +18,7 @@ const BPF_F_BEFORE: u32 = 1 << 3;
 const _: () = {
     assert!(size_of::<LinkCreate>() == 16);
     assert!(size_of::<LinkUpdate>() == 16);
+    assert!(size_of::<LinkDetach>() == 4);
     assert!(size_of::<LinkInfo>() == 32);
 };
 
@@ -80,6 +82,20 @@ pub(in crate::bpf) fn update(link: &impl AsFd, program: &impl AsFd) -> io::Resul
         old_prog_fd: 0,
     };
     bpf(BPF_LINK_UPDATE, &mut attr).map(drop)
+}
+
+#[repr(C)]
+struct LinkDetach {
+    link_fd: u32,
+}
+
+/// Takes the program of a link of an interface or cgroup off its place, whoever else holds the link (since Linux
+/// 5.9, `link_detach`). The kernel has no such thing for tracepoints.
+pub(in crate::bpf) fn detach(link: &impl AsFd) -> io::Result<()> {
+    let mut attr = LinkDetach {
+        link_fd: number(link)?,
+    };
+    bpf(BPF_LINK_DETACH, &mut attr).map(drop)
 }
 
 /// What a link is: the beginning of `struct bpf_link_info`.
