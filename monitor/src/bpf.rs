@@ -9,6 +9,7 @@ pub mod facts;
 pub mod features;
 pub mod kernel;
 pub mod load;
+pub mod others;
 mod own_btf;
 pub mod pins;
 pub mod runs;

@@ -75,6 +75,12 @@ pub enum Command {
     Run(RunFlags),
     /// Check a configuration file and say what is wrong with it.
     CheckConfig(CheckConfigFlags),
+    /// Say what will be seen on this host and what will not, and prove that it is counted exactly.
+    #[command(
+        after_help = "Exit code: 0 fine, 1 something is not seen or not known, 2 the daemon cannot work here. Nothing is \
+                      changed, and nothing stays: the self-test has network namespaces of its own, which go with it."
+    )]
+    Doctor(DoctorFlags),
     /// Remove everything that a daemon leaves in the kernel and in files of its own.
     #[command(
         after_help = "It ends the counting that goes on while no daemon runs: pinned programs and maps of all network \
@@ -178,6 +184,18 @@ pub struct RunFlags {
     )]
     pub bpf_stats: Option<bool>,
 
+    /// Prove before anything is counted that this kernel counts exactly, for `selftest_success`.
+    #[arg(
+        long,
+        help = "Before anything is counted, send packets through throwaway network namespaces and compare, for selftest_success",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_parser = switch
+    )]
+    pub self_test: Option<bool>,
+
     /// Show the verifier's whole log when the kernel refuses a program.
     #[arg(
         long,
@@ -196,6 +214,39 @@ pub struct CheckConfigFlags {
     /// Configuration file [default: /etc/peerwatch/peerwatch.toml].
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+}
+
+/// The flags of `doctor`.
+#[derive(Args, Clone, Debug, Default)]
+pub struct DoctorFlags {
+    /// Print the report as JSON.
+    #[arg(long)]
+    pub json: bool,
+
+    /// Whether to send packets through throwaway network namespaces and compare the counts.
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "true",
+        default_missing_value = "true",
+        action = clap::ArgAction::Set,
+        value_parser = switch
+    )]
+    pub self_test: bool,
+
+    /// Configuration file, for ports and interfaces [default: /etc/peerwatch/peerwatch.toml, if it is there].
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// File with the BTF of the running kernel [default: /sys/kernel/btf/vmlinux].
+    #[arg(long, value_name = "FILE")]
+    pub btf: Option<PathBuf>,
+
+    /// BPF file system in which the daemon would pin [default: /sys/fs/bpf].
+    #[arg(long, value_name = "DIR", value_parser = folder)]
+    pub bpffs: Option<PathBuf>,
 }
 
 /// The flags of `uninstall`.

@@ -73,6 +73,8 @@ pub struct Config {
     pub kept: Keep,
     /// Whether the kernel keeps statistics of its programs while the daemon runs.
     pub bpf_stats: bool,
+    /// Whether the daemon tests itself before it begins.
+    pub self_test: bool,
     /// Features of the kernel that count as missing: an aid for tests, and only in the environment.
     pub without: Vec<Feature>,
     /// Whether the verifier's whole log is shown when it refuses a program.
@@ -310,6 +312,8 @@ impl Config {
         let kept = Keep::merge(flags, env, file)?;
         let env_value = env.value("PEERWATCH_BPF_STATS", switch)?;
         let bpf_stats = flags.bpf_stats.or(env_value).or(keys.bpf_stats);
+        let env_value = env.value("PEERWATCH_SELF_TEST", switch)?;
+        let self_test = flags.self_test.or(env_value).or(keys.self_test);
         let env_value = env.value("PEERWATCH_VERIFIER_LOG", switch)?;
         let verifier_log = flags
             .verifier_log
@@ -332,6 +336,7 @@ impl Config {
             btf,
             kept,
             bpf_stats: bpf_stats.unwrap_or(false),
+            self_test: self_test.unwrap_or(false),
             without,
             verifier_log,
             config_path,
@@ -407,6 +412,7 @@ impl Config {
             ("state_dir", self.kept.state_dir != new.kept.state_dir),
             ("ephemeral", self.kept.ephemeral != new.kept.ephemeral),
             ("bpf_stats", self.bpf_stats != new.bpf_stats),
+            ("self_test", self.self_test != new.self_test),
             ("verifier_log", self.verifier_log != new.verifier_log),
         ]
         .into_iter()

@@ -32,9 +32,9 @@ mod answer;
 mod attempts;
 mod calls;
 mod coverage;
-mod early;
+pub(crate) mod early;
 mod events;
-mod interfaces;
+pub(crate) mod interfaces;
 mod keep;
 mod lookout;
 pub(crate) mod places;
@@ -88,9 +88,6 @@ pub enum RunError {
     /// The metrics server ended by itself.
     #[error("the metrics server ended: {0}")]
     Server(String),
-    /// The registry refused a metric.
-    #[error("the metrics could not be registered: {0}")]
-    Metrics(#[from] prometheus::Error),
     /// There are counters of too many traffics.
     #[error("{0}")]
     Traffics(TrafficError),
@@ -176,7 +173,7 @@ pub async fn run(mut config: Config, early: Early, mut signals: Signals) -> Resu
         diagnostics,
         store,
         saved,
-    } = start::prepare(&mut config, &early.kernel, &early.features)?;
+    } = start::prepare(&mut config, &early)?;
     source.loaded(hooks.loaded());
     if let Some(statistics) = early.statistics {
         source.keep_statistics(statistics);
@@ -189,7 +186,7 @@ pub async fn run(mut config: Config, early: Early, mut signals: Signals) -> Resu
         interfaces.learn(event);
     }
     let site = Arc::new(Site {
-        exporter: Exporter::new(Arc::clone(&source))?,
+        exporter: Exporter::new(Arc::clone(&source)),
         source: Arc::clone(&source),
         file: config.config_path.clone(),
         started: Instant::now(),

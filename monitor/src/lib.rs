@@ -8,6 +8,7 @@ pub mod cli;
 pub mod cmd {
     //! One file per subcommand.
     pub mod check_config;
+    pub mod doctor;
     pub mod status;
     pub mod uninstall;
 }
@@ -15,7 +16,9 @@ pub mod config;
 pub mod conntrack;
 pub mod daemon;
 pub mod diagnostics;
+pub mod doctor;
 pub mod drop;
+pub mod firewall;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod heap;
@@ -33,6 +36,7 @@ pub mod preflight;
 pub mod privileges;
 pub mod ruleset;
 pub mod saved;
+pub mod selftest;
 pub mod service;
 pub mod state;
 pub mod status;

@@ -3,6 +3,7 @@
 //!
 //! [`LinkWatcher`] owns the socket; what is known and what changed is the state machine in `table`.
 
+mod list;
 mod message;
 mod table;
 #[cfg(test)]
@@ -19,6 +20,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, sleep_until};
 
+pub use list::{Xdp, XdpMode, list};
 use message::{Body, Frame, RTM_GETADDR, RTM_GETLINK};
 use table::LinkTable;
 

@@ -61,6 +61,15 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
                 println!("{line}");
             }
         }
+        Command::Doctor(flags) => {
+            let (text, code) = cmd::doctor::doctor(&flags)?;
+            return Ok(match write(io::stdout(), &text) {
+                Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                    ExitCode::from(cmd::doctor::NO_REPORT)
+                }
+                _ => ExitCode::from(code),
+            });
+        }
         Command::Status(flags) => {
             let environment = Environment::from_process();
             return Ok(show(&status::status(&flags, &environment)));

@@ -2,6 +2,8 @@
 //!
 //! Any bytes can be read: what does not fit is left out, with what follows it.
 
+pub(crate) mod ask;
+
 /// `struct nlmsghdr`, bytes.
 pub(crate) const NLMSGHDR: usize = 16;
 

@@ -77,7 +77,7 @@ impl Backend {
 }
 
 /// The family of a table (`NFPROTO_*` in `include/uapi/linux/netfilter.h`).
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, Deserialize, Serialize)]
 pub enum TableFamily {
     /// IPv4 and IPv6.
     Inet,
@@ -107,6 +107,20 @@ impl TableFamily {
             7 => Self::Bridge,
             10 => Self::Ip6,
             other => Self::Other(other),
+        }
+    }
+
+    /// The number that the kernel has for it.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Inet => 1,
+            Self::Ip => 2,
+            Self::Arp => 3,
+            Self::Netdev => 5,
+            Self::Bridge => 7,
+            Self::Ip6 => 10,
+            Self::Other(number) => number,
         }
     }
 }
@@ -208,7 +222,7 @@ pub(crate) fn replay<'a>(before: u32, datagrams: impl Iterator<Item = &'a [u8]>)
     changes
 }
 
-pub(crate) use legacy::fingerprint;
+pub(crate) use legacy::{fingerprint, raw_tables};
 
 /// Tells changes of the rules in the network namespace in which it was made, from then on.
 ///

@@ -15,6 +15,9 @@ use crate::netns::NetNs;
 /// From `enum bpf_cmd`, `enum bpf_prog_type` and `enum bpf_attach_type` in `linux/bpf.h`.
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_PROG_QUERY: libc::c_long = 16;
+const BPF_MAP_CREATE: libc::c_long = 0;
+/// `enum bpf_map_type`
+const BPF_MAP_TYPE_SOCKMAP: u32 = 15;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
 const BPF_PROG_TYPE_XDP: u32 = 6;
@@ -28,6 +31,7 @@ const BPF_F_BEFORE: u32 = 1 << 3;
 const BPF_F_AFTER: u32 = 1 << 4;
 /// From `linux/if_link.h`: run it in the stack, where it raises a drop, not in the driver.
 const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
+const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 
 /// Return values: `TC_ACT_SHOT` of `linux/pkt_cls.h`; 0 denies in a cgroup program.
 const TC_ACT_SHOT: i32 = 2;
@@ -245,12 +249,50 @@ pub fn tcx_count(netns: &NetNs, interface: &str, side: Side) -> Result<u32> {
 ///
 /// When the kernel refuses.
 pub fn xdp_drop(netns: &NetNs, interface: &str) -> Result<Attached> {
+    xdp(netns, interface, XDP_FLAGS_SKB_MODE)
+}
+
+/// The same in the driver, which must be one that can: veth can.
+///
+/// # Errors
+///
+/// When the kernel refuses.
+pub fn xdp_drop_native(netns: &NetNs, interface: &str) -> Result<Attached> {
+    xdp(netns, interface, XDP_FLAGS_DRV_MODE)
+}
+
+/// A map of sockets, which is there as long as this lives.
+///
+/// # Errors
+///
+/// When the kernel has none.
+pub fn socket_map() -> Result<OwnedFd> {
+    let mut attr = MapCreate {
+        map_type: BPF_MAP_TYPE_SOCKMAP,
+        key_size: 4,
+        value_size: 4,
+        max_entries: 1,
+        map_flags: 0,
+    };
+    bpf(BPF_MAP_CREATE, &mut attr).context("map of sockets")
+}
+
+#[repr(C)]
+struct MapCreate {
+    map_type: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    map_flags: u32,
+}
+
+fn xdp(netns: &NetNs, interface: &str, flags: u32) -> Result<Attached> {
     let program = load(BPF_PROG_TYPE_XDP, BPF_XDP, XDP_DROP)?;
     let mut attr = LinkCreate {
         prog_fd: fd_number(&program)?,
         target: netns.ifindex(interface)?,
         attach_type: BPF_XDP,
-        flags: XDP_FLAGS_SKB_MODE,
+        flags,
         ..LinkCreate::default()
     };
     let link = netns

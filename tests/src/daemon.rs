@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 use crate::expect::COMPARED;
 use crate::netns::NetNs;
 use crate::scrape::{Counts, parse};
-use crate::wait::{DEADLINE, until};
+use crate::wait::{DEADLINE, scaled, until};
 
 /// Where the daemon listens, inside its namespace.
 const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9680);
@@ -216,22 +216,25 @@ impl Daemon {
     /// When it doesn't answer, or not as HTTP.
     pub fn get(&self, path: &str) -> Result<(u16, String)> {
         let namespace = File::open(&self.netns)?;
+        let deadline = scaled(DEADLINE)?;
         let mut stream = std::thread::scope(|scope| {
             let connect = scope.spawn(move || -> Result<TcpStream> {
                 nix::sched::setns(&namespace, nix::sched::CloneFlags::CLONE_NEWNET)?;
-                Ok(TcpStream::connect_timeout(&LISTEN, DEADLINE)?)
+                Ok(TcpStream::connect_timeout(&LISTEN, deadline)?)
             });
             connect
                 .join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })?;
-        stream.set_read_timeout(Some(DEADLINE))?;
+        stream.set_read_timeout(Some(deadline))?;
         write!(
             stream,
             "GET {path} HTTP/1.1\r\nHost: {LISTEN}\r\nConnection: close\r\n\r\n"
         )?;
         let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
+        stream
+            .read_to_string(&mut answer)
+            .with_context(|| format!("GET {path}"))?;
         let (head, body) = answer
             .split_once("\r\n\r\n")
             .context("no end of the HTTP head")?;

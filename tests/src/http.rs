@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 
 use crate::netns::NetNs;
-use crate::wait::DEADLINE;
+use crate::wait::{DEADLINE, scaled};
 use anyhow::{Context, Result};
 
 /// An answer.
@@ -43,11 +43,12 @@ impl Answer {
 ///
 /// When nobody answers, or not as HTTP.
 pub fn request(host: &NetNs, port: u16, line: &str, headers: &str) -> Result<Answer> {
+    let deadline = scaled(DEADLINE)?;
     let mut stream = host.run(|| {
         let address = (Ipv4Addr::LOCALHOST, port).into();
-        Ok(TcpStream::connect_timeout(&address, DEADLINE)?)
+        Ok(TcpStream::connect_timeout(&address, deadline)?)
     })?;
-    stream.set_read_timeout(Some(DEADLINE))?;
+    stream.set_read_timeout(Some(deadline))?;
     // In one piece: who gets a bad first line may answer and close before it has read the rest.
     let request =
         format!("{line} HTTP/1.1\r\nHost: localhost\r\n{headers}Connection: close\r\n\r\n");

@@ -10,6 +10,7 @@ pub mod case;
 pub mod daemon;
 pub mod dashboards;
 pub mod degraded;
+pub mod doctor;
 pub mod expect;
 pub mod faults;
 pub mod features;

@@ -19,6 +19,15 @@ fn time_scale() -> Result<u32> {
     })
 }
 
+/// A deadline, multiplied by the time scale.
+///
+/// # Errors
+///
+/// When the time scale is no number.
+pub fn scaled(deadline: Duration) -> Result<Duration> {
+    Ok(deadline * time_scale()?)
+}
+
 /// Asks `condition` until it gives something. The deadline is multiplied by the time scale.
 ///
 /// # Errors
@@ -29,7 +38,7 @@ pub fn until<T>(
     deadline: Duration,
     mut condition: impl FnMut() -> Result<Option<T>>,
 ) -> Result<T> {
-    let deadline = deadline * time_scale()?;
+    let deadline = scaled(deadline)?;
     let start = Instant::now();
     loop {
         if let Some(value) = condition()? {

@@ -15,7 +15,7 @@ use monitor_tests::needs::Feature;
 use monitor_tests::pool::{LABS, Pool};
 use monitor_tests::program::exit_code;
 use monitor_tests::{
-    daemon, degraded, features, helper, lifecycle, lockdown, netns, restarts, rows,
+    daemon, degraded, doctor, features, helper, lifecycle, lockdown, netns, restarts, rows,
 };
 
 fn main() -> ExitCode {
@@ -49,16 +49,31 @@ fn run() -> Result<ExitCode> {
             }));
         }
     }
-    for (name, run) in features::TRIALS.iter().chain(degraded::TRIALS) {
+    for (name, run) in features::TRIALS
+        .iter()
+        .chain(degraded::TRIALS)
+        .chain(doctor::TRIALS)
+    {
         // Each makes what it needs itself.
         trials.push(Trial::test(*name, move || {
             run().map_err(|error| format!("{error:#}").into())
         }));
     }
-    for (name, run) in restarts::OF_KERNELS {
+    for (name, run) in restarts::OF_KERNELS.iter().chain(doctor::OF_KERNELS) {
         trials.push(Trial::ignorable_test(*name, move || {
             if std::env::var_os("PEERWATCH_VM").is_none() {
-                return Ok(Completion::ignored_with("on this kernel: test restarts"));
+                return Ok(Completion::ignored_with("for the kernels of vm-test"));
+            }
+            run().map_err(|error| format!("{error:#}"))?;
+            Ok(Completion::Completed)
+        }));
+    }
+    for (name, run) in doctor::ON_HOST {
+        trials.push(Trial::ignorable_test(*name, move || {
+            if std::env::var_os("PEERWATCH_VM").is_some() {
+                return Ok(Completion::ignored_with(
+                    "takes a tool or a module that is not in here",
+                ));
             }
             run().map_err(|error| format!("{error:#}"))?;
             Ok(Completion::Completed)

@@ -21,6 +21,7 @@ use super::load::{Kept, LOOPBACK, Loaded, Refusal, TP_BTF};
 pub use super::state::{HookState, HookStates, Mode, SharedStates};
 use super::sys;
 pub use checkup::{Checkup, Lost};
+pub(super) use filters::of_interface as filters_of;
 pub use filters::remove_clsact;
 pub use keep::clear_filters;
 use link::{Link, Place};

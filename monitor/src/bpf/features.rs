@@ -262,6 +262,15 @@ impl Features {
         }
     }
 
+    /// Why the kernel could not be asked for it; `None` where it could.
+    #[must_use]
+    pub fn why_unknown(&self, feature: Feature) -> Option<&str> {
+        match self.lacks.get(&feature)? {
+            Lack::Unknown(why) => Some(why),
+            Lack::Missing(_) | Lack::LeftOut => None,
+        }
+    }
+
     /// Whether it counts as missing on request only.
     #[must_use]
     pub fn is_left_out(&self, feature: Feature) -> bool {

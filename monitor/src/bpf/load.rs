@@ -115,6 +115,17 @@ fn programs_with(drop_program: &'static str) -> impl Iterator<Item = (&'static s
     PROGRAMS.iter().copied().filter(wanted)
 }
 
+/// The names of all programs, those that others go on with too.
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    let first = PROGRAMS.iter().map(|(name, _)| *name);
+    first.chain(next::names())
+}
+
+/// Whether a program is attached to `kfree_skb`; names of the kernel's are cut off after 15 bytes, which these are not.
+pub(super) fn serves_drops(name: &str) -> bool {
+    [TP_BTF, RAW_TP].contains(&name)
+}
+
 /// The programs that are attached to interfaces.
 pub(super) fn of_interfaces() -> impl Iterator<Item = &'static str> {
     let programs = PROGRAMS.iter();

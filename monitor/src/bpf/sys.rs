@@ -200,6 +200,26 @@ pub(super) fn query(target: u32, attach_type: u32) -> io::Result<()> {
     bpf(BPF_PROG_QUERY, &mut attr).map(drop)
 }
 
+/// The numbers of the programs that are attached to an interface, or to an open cgroup, in the order in which they
+/// run; `flags` may ask for those of the cgroups above too.
+pub(super) fn attached(target: u32, attach_type: u32, query_flags: u32) -> io::Result<Vec<u32>> {
+    let mut ids = vec![0_u32; MOST_ATTACHED];
+    let mut attr = ProgQuery {
+        target,
+        attach_type,
+        query_flags,
+        prog_ids: ids.as_mut_ptr() as u64,
+        prog_cnt: u32::try_from(ids.len()).map_err(io::Error::other)?,
+        ..ProgQuery::default()
+    };
+    bpf(BPF_PROG_QUERY, &mut attr)?;
+    ids.truncate(attr.prog_cnt as usize);
+    Ok(ids)
+}
+
+/// How many programs a hook has at most: `BPF_CGROUP_MAX_PROGS` and `BPF_MPROG_MAX` of the kernel are 64.
+const MOST_ATTACHED: usize = 64;
+
 /// [`query`] of an open cgroup.
 pub(super) fn query_cgroup(cgroup: &OwnedFd, attach_type: u32) -> io::Result<()> {
     query(number(cgroup)?, attach_type)

@@ -5,7 +5,10 @@ fn run(arguments: &[&str]) -> Result<RunFlags, clap::Error> {
     let cli = Cli::try_parse_from(["peerwatch", "run"].iter().chain(arguments))?;
     match cli.command {
         Command::Run(flags) => Ok(flags),
-        Command::CheckConfig(_) | Command::Status(_) | Command::Uninstall(_) => {
+        Command::CheckConfig(_)
+        | Command::Doctor(_)
+        | Command::Status(_)
+        | Command::Uninstall(_) => {
             panic!("not run")
         }
     }
@@ -38,6 +41,7 @@ fn run_takes_its_flags() {
         "--state-dir=/s",
         "--ephemeral",
         "--bpf-stats",
+        "--self-test",
         "--config=/x",
     ])
     .unwrap();
@@ -167,7 +171,10 @@ fn version_has_the_revision_and_help_only_what_works() {
         .get_subcommands()
         .map(|c| c.get_name().to_owned())
         .collect();
-    assert_eq!(names, ["run", "check-config", "uninstall", "status"]);
+    assert_eq!(
+        names,
+        ["run", "check-config", "doctor", "uninstall", "status"]
+    );
 }
 
 #[test]

@@ -31,6 +31,7 @@ pub(super) struct Keys {
     pub(super) state_dir: Option<Spanned<String>>,
     pub(super) ephemeral: Option<bool>,
     pub(super) bpf_stats: Option<bool>,
+    pub(super) self_test: Option<bool>,
     pub(super) verifier_log: Option<bool>,
     pub(super) builtin_traffics: Option<Spanned<bool>>,
     #[serde(default)]

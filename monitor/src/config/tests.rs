@@ -172,6 +172,7 @@ fn a_flag_beats_the_environment_beats_the_file() {
         state_dir: Some(PathBuf::from("/flag/state")),
         ephemeral: Some(true),
         bpf_stats: Some(true),
+        self_test: Some(true),
         verifier_log: Some(true),
     };
     let config = Config::new(sources).unwrap();

@@ -3,17 +3,17 @@
 
 use std::net::TcpListener;
 
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::RunError;
 use crate::bpf::features::{Feature, Features, LEFT_OUT};
-use crate::bpf::kernel::Kernel;
+use crate::bpf::kernel::{BtfFileError, Kernel};
 use crate::bpf::runs::Statistics;
 use crate::cgroup::Root;
 use crate::config::Config;
 use crate::http;
 use crate::instance::Instance;
-use crate::{preflight, privileges};
+use crate::{preflight, privileges, selftest};
 
 /// What was had with the power that the process was started with. Nothing is attached yet.
 #[derive(Debug)]
@@ -28,6 +28,8 @@ pub struct Early {
     pub(super) statistics: Option<Statistics>,
     /// Maybe through a private mount (`CAP_SYS_ADMIN`).
     pub(super) cgroup: Root,
+    /// Whether the self-test passed (`CAP_SYS_ADMIN`, for its namespaces); `None` where none is wanted.
+    pub(super) self_tested: Option<bool>,
     /// The place of the one daemon of this network namespace.
     _instance: Instance,
 }
@@ -52,6 +54,9 @@ impl Early {
         }
         let (kernel, features) = kernel(config)?;
         let cgroup = Root::find();
+        let self_tested = config
+            .self_test
+            .then(|| self_test(&kernel, &features, &cgroup));
         let statistics = statistics(config);
         privileges::give_up();
         if let Some(path) = &config.config_path {
@@ -63,9 +68,21 @@ impl Early {
             features,
             statistics,
             cgroup,
+            self_tested,
             _instance: instance,
         })
     }
+}
+
+/// Tests itself, in threads that have ended then; says how that went.
+fn self_test(kernel: &Kernel, features: &Features, cgroup: &Root) -> bool {
+    let test = selftest::run(kernel, features, cgroup);
+    if test.passed() {
+        info!("{}", test.summary());
+    } else {
+        warn!("{}; `peerwatch doctor` says more", test.summary());
+    }
+    test.passed()
 }
 
 /// Turns the kernel's statistics of programs on, where they are wanted.
@@ -85,11 +102,22 @@ fn statistics(config: &Config) -> Option<Statistics> {
 }
 
 /// What is known of the kernel, and what it offers.
-fn kernel(config: &Config) -> Result<(Kernel, Features), RunError> {
+///
+/// # Errors
+///
+/// Where a file with BTF is named and cannot be used.
+pub(crate) fn look(config: &Config) -> Result<(Kernel, Features), BtfFileError> {
     let mut kernel = Kernel::read(config.btf.as_deref())?;
     if config.without.contains(&Feature::KernelBtf) {
         kernel = Kernel::unknown(LEFT_OUT.to_owned());
     }
+    let features = Features::probe(&kernel, &config.kept.bpffs, &config.without);
+    kernel.restrict(&features);
+    Ok((kernel, features))
+}
+
+/// The same, with a word on what is left out.
+fn kernel(config: &Config) -> Result<(Kernel, Features), RunError> {
     if !config.without.is_empty() {
         let names = config.without.iter().map(|feature| feature.row().name);
         let names: Vec<&str> = names.collect();
@@ -98,8 +126,7 @@ fn kernel(config: &Config) -> Result<(Kernel, Features), RunError> {
             names.join(", ")
         );
     }
-    let features = Features::probe(&kernel, &config.kept.bpffs, &config.without);
+    let (kernel, features) = look(config)?;
     features.log();
-    kernel.restrict(&features);
     Ok((kernel, features))
 }

@@ -32,7 +32,7 @@ pub(super) struct Interfaces {
 /// A packet must be counted once. One that is routed out of a bond crosses the bond and one of its
 /// ports: the bond counts. The device of a VRF is crossed on the way to one that belongs to it: that
 /// one counts. Ports of a bridge count only what is bridged.
-fn wanted(filter: &InterfaceFilter, interface: &Interface, tags: u32) -> Option<Wanted> {
+pub(crate) fn wanted(filter: &InterfaceFilter, interface: &Interface, tags: u32) -> Option<Wanted> {
     let slave_kind = interface.slave_kind.as_deref();
     let counted_above = matches!(slave_kind, Some("bond" | "team"));
     let counted_below = interface.info_kind.as_deref() == Some("vrf");
@@ -76,7 +76,7 @@ fn info_of(filter: &InterfaceFilter, interface: &Interface, tags: u32) -> Interf
 /// How many tags are written into the frames of an interface: by itself, and by those that it lies on.
 ///
 /// A header is built from the top down to the lowest device before the frame leaves by the first of them.
-fn tags(known: &BTreeMap<u32, Interface>, interface: &Interface) -> u32 {
+pub(crate) fn tags(known: &BTreeMap<u32, Interface>, interface: &Interface) -> u32 {
     if interface.info_kind.as_deref() != Some("vlan") {
         return 0;
     }

@@ -7,6 +7,7 @@ use tracing::warn;
 
 use super::attempts::Attempts;
 use super::calls::Calls;
+use super::early::Early;
 use super::events::{Diagnostics, PacketLog};
 use super::keep::Store;
 use super::lookout::Lookout;
@@ -15,7 +16,6 @@ use super::{RunError, coverage, keep, places, system};
 use crate::bpf::attach::Hooks;
 use crate::bpf::attempts::AttemptMap;
 use crate::bpf::counters::Counters;
-use crate::bpf::features::Features;
 use crate::bpf::kernel::Kernel;
 use crate::bpf::load::{self, Kept, Loaded, Settings};
 use crate::bpf::tables::Tables;
@@ -38,7 +38,7 @@ pub(super) struct Prepared {
     pub(super) saved: Option<Saved>,
 }
 
-fn info(kernel: &Kernel) -> KernelInfo {
+fn info(kernel: &Kernel, self_tested: Option<bool>) -> KernelInfo {
     let release = nix::sys::utsname::uname()
         .map(|names| names.release().to_string_lossy().into_owned())
         .unwrap_or_default();
@@ -47,17 +47,15 @@ fn info(kernel: &Kernel) -> KernelInfo {
         release,
         btf,
         drop_reasons: btf.then_some(kernel.facts.has_reason),
+        self_tested,
     }
 }
 
 /// Loads the programs and fills the tables that do not change.
 ///
 /// Where a daemon before left counters, the traffics of `config` get the indexes that these are under.
-pub(super) fn prepare(
-    config: &mut Config,
-    kernel: &Kernel,
-    features: &Features,
-) -> Result<Prepared, RunError> {
+pub(super) fn prepare(config: &mut Config, early: &Early) -> Result<Prepared, RunError> {
+    let (kernel, features) = (&early.kernel, &early.features);
     let inum = netns::inum().map_err(system("the network namespace is not known"))?;
     let loaded = load::load(
         kernel,
@@ -76,7 +74,7 @@ pub(super) fn prepare(
         keep::pins(&config.kept, inum),
     )?;
     let half = loaded.kept.as_ref().and_then(Kept::half);
-    let prepared = fill(config, kernel, features, loaded, inum);
+    let prepared = fill(config, early, loaded, inum);
     if prepared.is_err()
         && let Some(half) = half
     {
@@ -88,11 +86,11 @@ pub(super) fn prepare(
 /// The rest of it, with what was loaded.
 fn fill(
     config: &mut Config,
-    kernel: &Kernel,
-    features: &Features,
+    early: &Early,
     mut loaded: Loaded,
     inum: u32,
 ) -> Result<Prepared, RunError> {
+    let (kernel, features) = (&early.kernel, &early.features);
     if let Some(refusal) = loaded.nothing() {
         return Err(RunError::Refused(refusal.why.clone()));
     }
@@ -133,7 +131,7 @@ fn fill(
         Arc::new(config.traffics.clone()),
         hooks.states(),
         Arc::new(kernel.reasons.clone()),
-        info(kernel),
+        info(kernel, early.self_tested),
     ));
     source.watch_log(packet_log.unwritten());
     source.with_attempts(|attempts| attempts.followed = follow_attempts);

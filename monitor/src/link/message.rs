@@ -23,7 +23,7 @@ const NLM_F_DUMP: u16 = 0x300;
 const NLM_F_DUMP_INTR: u16 = 0x10;
 
 /// `struct ifinfomsg`, `struct ifaddrmsg`, bytes.
-const IFINFOMSG: usize = 16;
+pub(super) const IFINFOMSG: usize = 16;
 const IFADDRMSG: usize = 8;
 
 const IFLA_IFNAME: u16 = 3;
@@ -155,7 +155,8 @@ fn link_index(payload: &[u8]) -> Option<u32> {
     (i32::from(family) == libc::AF_UNSPEC && index != 0).then_some(index)
 }
 
-fn link(payload: &[u8]) -> Option<Message> {
+/// What a message tells of an interface; `None` where it tells of something else.
+pub(super) fn link(payload: &[u8]) -> Option<Message> {
     let index = link_index(payload)?;
     let mut name = None;
     let (mut master, mut lower, mut elsewhere) = (None, None, false);

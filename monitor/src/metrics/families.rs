@@ -1,9 +1,8 @@
 //! Building metric families, and those that say how the monitor itself fares.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use prometheus::core::Desc;
 use prometheus::proto::{
     Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
 };
@@ -11,9 +10,9 @@ use prometheus::proto::{
 use super::KernelInfo;
 use super::attempts::Attempts;
 use super::names::{
-    ALL, BUILD_INFO, EVENTS_LOST, HOOK_ATTACHED, HOOK_INFO, KERNEL_INFO, LOG_SUPPRESSED,
-    MAP_CAPACITY, MAP_ENTRIES, MAP_FULL, Name, PROGRAM_RUNS, PROGRAM_SECONDS, REATTACHMENTS,
-    RELOAD, RESTART_GAP, TRAFFIC_INFO,
+    BUILD_INFO, EVENTS_LOST, HOOK_ATTACHED, HOOK_INFO, KERNEL_INFO, LOG_SUPPRESSED, MAP_CAPACITY,
+    MAP_ENTRIES, MAP_FULL, Name, PROGRAM_RUNS, PROGRAM_SECONDS, REATTACHMENTS, RELOAD, RESTART_GAP,
+    SELF_TEST, TRAFFIC_INFO,
 };
 use crate::bpf::Hook;
 use crate::bpf::attach::{HookStates, SharedStates};
@@ -21,20 +20,6 @@ use crate::bpf::counters::{Fill, Snapshot};
 use crate::bpf::runs::Run;
 use crate::traffic::Traffics;
 use monitor_common::event::loss;
-
-/// The descriptors that a registry wants, to refuse two metrics of one name.
-pub(super) fn descs() -> prometheus::Result<Vec<Desc>> {
-    ALL.iter()
-        .map(|name| {
-            Desc::new(
-                name.full.to_owned(),
-                name.help.to_owned(),
-                Vec::new(),
-                HashMap::new(),
-            )
-        })
-        .collect()
-}
 
 /// A metric family under construction.
 #[derive(Debug)]
@@ -221,7 +206,7 @@ pub(super) fn info(
     kernel: &KernelInfo,
     traffics: &Traffics,
     reload_successful: bool,
-) -> [Family; 4] {
+) -> [Family; 5] {
     let mut build = Family::new(BUILD_INFO);
     build.add(
         &[
@@ -252,5 +237,9 @@ pub(super) fn info(
     }
     let mut reload = Family::new(RELOAD);
     reload.add(&[], u64::from(reload_successful));
-    [build, info, watched, reload]
+    let mut self_test = Family::new(SELF_TEST);
+    if let Some(passed) = kernel.self_tested {
+        self_test.add(&[], u64::from(passed));
+    }
+    [build, info, self_test, watched, reload]
 }

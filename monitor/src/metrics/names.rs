@@ -38,6 +38,8 @@ macro_rules! names {
             labels: &[$($label),*], lives: Lives::$lives,
         };)+
         /// Every metric.
+        #[cfg(test)]
+        #[cfg(test)]
         pub(super) const ALL: &[Name] = &[$($constant,)+];
     };
 }
@@ -78,6 +80,7 @@ names! {
     RULESET_CHANGE: GAUGE State [] "ruleset_last_change_timestamp_seconds" "When a change of firewall rules was last noticed; 0 for never.";
     BUILD_INFO: GAUGE Now ["version", "revision"] "build_info" "Version and source revision of peerwatch.";
     KERNEL_INFO: GAUGE Now ["release", "btf", "drop_reasons"] "kernel_info" "The running kernel, and whether it offers BTF and drop reasons.";
+    SELF_TEST: GAUGE Memory [] "selftest_success" "Whether the self-test at the start counted every packet exactly; 0 also where it could not run. Only with --self-test.";
     TRAFFIC_INFO: GAUGE Now ["traffic", "expect"] "traffic_info" "1 for each traffic that is watched; expect says whether the site expects it to work (open) or wants it blocked (closed).";
     RELOAD: GAUGE Memory [] "config_last_reload_successful" "Whether the configuration was good when it was last loaded.";
 }

@@ -162,7 +162,6 @@ fn differences(before: &Tables, now: &Tables) -> Vec<String> {
         .collect()
 }
 
-/// Reads all tables of a family in the thread's network namespace.
 /// What a table is compared by, out of what the kernel gives of it: `None` for one that is as new.
 pub(crate) fn fingerprint(is_ipv6: bool, info: &[u8], entries: &[u8]) -> Option<u64> {
     let family = if is_ipv6 { Family::Ipv6 } else { Family::Ipv4 };
@@ -172,22 +171,60 @@ pub(crate) fn fingerprint(is_ipv6: bool, info: &[u8], entries: &[u8]) -> Option<
     }
 }
 
+/// A table as the kernel gives it.
+#[derive(Debug)]
+pub(crate) struct RawTable {
+    pub(crate) name: String,
+    /// Its `struct ipt_getinfo`.
+    pub(crate) info: Vec<u8>,
+    /// Its entries; `None` where there are too many to read.
+    pub(crate) entries: Option<Vec<u8>>,
+}
+
+/// Reads all tables of a family in the thread's network namespace. One that changed each time while it
+/// was read comes without entries.
+pub(crate) fn raw_tables(is_ipv6: bool) -> io::Result<Vec<RawTable>> {
+    let family = if is_ipv6 { Family::Ipv6 } else { Family::Ipv4 };
+    each(family, |socket, name| {
+        let (info, entries) = match entries::read(socket, family, name)? {
+            entries::Read::Whole { info, entries } => (info, Some(entries)),
+            entries::Read::TooLarge { info } => (info, None),
+            entries::Read::Changing => (Vec::new(), None),
+        };
+        let name = name.to_owned();
+        Ok(RawTable {
+            name,
+            info,
+            entries,
+        })
+    })
+}
+
+/// Reads all tables of a family in the thread's network namespace.
 fn read(family: Family) -> io::Result<Tables> {
+    each(family, |socket, name| {
+        let content = entries::content(socket, family, name)?;
+        Ok((name.to_owned(), content))
+    })
+}
+
+/// Reads something of each table of a family in the thread's network namespace.
+fn each<T, C: FromIterator<T> + Default>(
+    family: Family,
+    take: impl Fn(&Socket, &str) -> io::Result<T>,
+) -> io::Result<C> {
     let names = match std::fs::read_to_string(family.names()) {
         Ok(names) => names,
         // The kernel has no such tables, or not now.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Tables::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(C::default()),
         Err(error) => return Err(error),
     };
     if names.is_empty() {
-        return Ok(Tables::new());
+        return Ok(C::default());
     }
     // Any socket of the family will do; this one takes no capability.
     let socket = Socket::new(family.domain(), Type::DGRAM, None)?;
-    names
-        .lines()
-        .map(|name| Ok((name.to_owned(), entries::content(&socket, family, name)?)))
-        .collect()
+    names.lines().map(|name| take(&socket, name)).collect()
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use crate::expect::Family;
 use crate::lab::address;
 use crate::netns::NetNs;
 use crate::scrape::Counts;
-use crate::wait::{DEADLINE, until};
+use crate::wait::{DEADLINE, scaled, until};
 
 use super::value;
 
@@ -132,7 +132,7 @@ impl Load {
                     let domain = Domain::for_address(to);
                     let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
                     if port == PASSED {
-                        socket.connect_timeout(&to.into(), DEADLINE)?;
+                        socket.connect_timeout(&to.into(), scaled(DEADLINE)?)?;
                         count(&sent).fetch_add(1, Ordering::Relaxed);
                         drop(listener.accept()?);
                     } else {

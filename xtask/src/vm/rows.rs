@@ -5,7 +5,7 @@ use anyhow::{Result, bail};
 /// The tests that say whether the main job is done on a kernel: each direction, allowed and dropped
 /// in ways that the kernel programs tell apart by different facts, in both families; some of what only
 /// these kernels can do; and whether the daemon finds out what they offer. Whole names.
-const CORE: [&str; 27] = [
+const CORE: [&str; 29] = [
     "inbound/allowed/tcp7680/ipv4",
     "inbound/allowed/udp3544/ipv6",
     "inbound/nft_input_drop/tcp7680/ipv4",
@@ -32,6 +32,8 @@ const CORE: [&str; 27] = [
     "lifecycle/inbound/chained_and_dropped/ipv6",
     "restarts/killed",
     "features/claims",
+    "doctor/golden",
+    "doctor/self_test",
     "lockdown/what_is_left",
 ];
 

@@ -59,6 +59,17 @@ pub(super) fn list(index: u32, attach_type: TcAttachType) -> io::Result<Vec<Filt
     }
 }
 
+/// The same for others: priority, number of the program, and name of each.
+pub(in crate::bpf) fn of_interface(
+    index: u32,
+    attach_type: TcAttachType,
+) -> io::Result<Vec<(u16, u32, String)>> {
+    let filters = list(index, attach_type)?.into_iter();
+    Ok(filters
+        .map(|filter| (filter.priority, filter.program, filter.name))
+        .collect())
+}
+
 /// Reads a message about a filter, its header included.
 fn parse(message: &[u8]) -> Option<Filter> {
     let handle = u32::from_ne_bytes(field(message, HEADER + 8)?);

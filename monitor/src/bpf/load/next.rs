@@ -70,6 +70,11 @@ const ALL: &[Next] = &[
     follow("follow_ingress", "TC_NEXT", hook::INGRESS, INGRESS),
 ];
 
+/// The names of all of them.
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    ALL.iter().map(|next| next.name)
+}
+
 impl Next {
     /// Those that a program goes on with.
     pub(super) fn of(program: &str) -> impl Iterator<Item = &'static Self> {

@@ -53,7 +53,7 @@ struct InfoByFd {
 
 /// Fills `info` with the beginning of what the kernel tells of an object: it copies as many bytes as it has
 /// and as there is room for.
-pub(super) fn info<T>(object: &impl AsFd, info: &mut T) -> io::Result<()> {
+pub(in crate::bpf) fn info<T>(object: &impl AsFd, info: &mut T) -> io::Result<()> {
     let mut attr = InfoByFd {
         bpf_fd: number(object)?,
         info_len: u32::try_from(size_of::<T>()).map_err(io::Error::other)?,

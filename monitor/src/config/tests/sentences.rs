@@ -28,7 +28,7 @@ fn a_bad_file_gets_one_sentence_with_line_and_key() {
             "\nlisten_address = \":1\"\n",
             "peerwatch.toml:2:1: unknown key `listen_address`, expected one of `listen`, \
              `web_config`, `interface`, `exclude_interface`, `max_attempts`, `log_packets`, `log_packets_rate`, \
-             `log_packets_burst`, `log_format`, `log_level`, `bpf_log`, `btf`, `bpffs`, `state_dir`, `ephemeral`, `bpf_stats`, `verifier_log`, \
+             `log_packets_burst`, `log_format`, `log_level`, `bpf_log`, `btf`, `bpffs`, `state_dir`, `ephemeral`, `bpf_stats`, `self_test`, `verifier_log`, \
              `builtin_traffics`, `traffic`",
         ),
         (

@@ -71,12 +71,35 @@ const IPV6: Layout = Layout {
     counters: 152,
 };
 
+/// A table, as far as it could be read.
+pub(super) enum Read {
+    /// Its `struct ipt_getinfo`, and its entries.
+    Whole { info: Vec<u8>, entries: Vec<u8> },
+    /// It is larger than [`LARGEST`].
+    TooLarge { info: Vec<u8> },
+    /// It changed each time.
+    Changing,
+}
+
+/// Tells what a table that exists holds.
+///
+/// # Errors
+///
+/// As [`read`].
+pub(super) fn content(socket: &Socket, family: Family, name: &str) -> io::Result<Content> {
+    Ok(match read(socket, family, name)? {
+        Read::Whole { info, entries } => of_bytes(family, &info, &entries),
+        Read::TooLarge { info } => hash(&info, layout(family), &[]),
+        Read::Changing => Content::Unknown,
+    })
+}
+
 /// Reads a table that exists.
 ///
 /// # Errors
 ///
 /// `EPERM` without `CAP_NET_ADMIN`; `ENOENT` where the table is gone meanwhile.
-pub(super) fn content(socket: &Socket, family: Family, name: &str) -> io::Result<Content> {
+pub(super) fn read(socket: &Socket, family: Family, name: &str) -> io::Result<Read> {
     let layout = layout(family);
     let mut named = name.as_bytes().to_vec();
     named.resize(NAME, 0);
@@ -87,22 +110,22 @@ pub(super) fn content(socket: &Socket, family: Family, name: &str) -> io::Result
         let size = u32_at(&info, INFO_SIZE).unwrap_or_default();
         let length = usize::try_from(size).map_err(io::Error::other)?;
         if length > LARGEST {
-            return Ok(hash(&info, layout, &[]));
+            return Ok(Read::TooLarge { info });
         }
         let mut entries = named.clone();
         entries.extend(size.to_ne_bytes());
         entries.resize(ENTRIES + length, 0);
         match get(socket, layout.level, GET_ENTRIES, &mut entries) {
             Ok(()) => {
-                let entries = entries.get(ENTRIES..).unwrap_or_default();
-                return Ok(of_bytes(family, &info, entries));
+                entries.drain(..ENTRIES);
+                return Ok(Read::Whole { info, entries });
             }
             // It is not as large as it was a moment ago.
             Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => {}
             Err(error) => return Err(error),
         }
     }
-    Ok(Content::Unknown)
+    Ok(Read::Changing)
 }
 
 const fn layout(family: Family) -> &'static Layout {

@@ -1,0 +1,100 @@
+//! What is told of whole tables.
+
+use super::*;
+
+#[test]
+fn chains_have_the_hooks_and_the_protocols_of_who_jumps_to_them() {
+    let names = || vec![rule(th_dport(Operator::Equal, 7680))];
+    let from = |number, to: &str| rule([protocol(number).to_vec(), vec![jump(to)]].concat());
+    let chains = || {
+        let mut looping = names();
+        looping.push(rule([jump("tcp_only")]));
+        vec![
+            chain(
+                "in",
+                Some("input"),
+                vec![from(TCP, "tcp_only"), from(UDP, "both")],
+            ),
+            chain("out", Some("output"), vec![from(TCP, "both")]),
+            chain("tcp_only", None, looping),
+            chain("both", None, names()),
+            chain("nobody", None, names()),
+        ]
+    };
+    let mut one = table(TableFamily::Inet, "t", chains());
+    let survey = analyse(std::slice::from_ref(&one), &PORTS);
+    let expected = [
+        "tcp_only tcp 7680 -",
+        "both tcp 7680 -",
+        "both udp 7680 -",
+        "nobody tcp 7680 -",
+        "nobody udp 7680 -",
+    ];
+    assert_eq!(shown(&survey.mentions), expected);
+    let hooks: Vec<_> = survey.mentions.iter().map(|m| m.hooks.join(" ")).collect();
+    assert_eq!(hooks, ["input", "input output", "input output", "", ""]);
+    assert_eq!(survey.policies.len(), 2);
+
+    one.is_dormant = true;
+    let survey = analyse(&[one], &PORTS);
+    assert!(survey.mentions.iter().all(|m| m.hooks.is_empty()));
+    assert_eq!((survey.mentions.len(), survey.policies.len()), (6, 0));
+}
+
+#[test]
+fn backends_are_known_by_names() {
+    let one = || vec![rule([drop_()])];
+    let mut legacy = table(
+        TableFamily::Ip,
+        "filter",
+        vec![
+            chain("INPUT", Some("input"), one()),
+            chain("ufw-user-input", None, one()),
+        ],
+    );
+    legacy.is_legacy = true;
+    let built_in = vec![
+        chain("FORWARD", Some("forward"), one()),
+        chain("DOCKER-USER", None, one()),
+        chain("KUBE-SERVICES", None, one()),
+        chain("LIBVIRT_FWI", None, vec![]),
+    ];
+    let tables = [
+        table(TableFamily::Ip, "filter", built_in),
+        table(
+            TableFamily::Ip,
+            "nat",
+            vec![chain("mine", Some("input"), one())],
+        ),
+        table(
+            TableFamily::Inet,
+            "firewalld",
+            vec![chain("filter_INPUT", None, one())],
+        ),
+        legacy,
+    ];
+    let survey = analyse(&tables, &[]);
+    let uses: Vec<_> = survey
+        .backends
+        .iter()
+        .map(|b| (b.name, b.tables, b.rules))
+        .collect();
+    let expected = [
+        ("nftables", 2, 2),
+        ("iptables-nft", 1, 3),
+        ("iptables-legacy", 1, 2),
+        ("ufw", 1, 1),
+        ("firewalld", 1, 1),
+        ("docker", 1, 1),
+        ("kubernetes", 1, 1),
+        ("libvirt", 1, 0),
+    ];
+    assert_eq!(uses, expected);
+    let dropping: Vec<_> = survey.policies.iter().filter(|p| p.drops).collect();
+    assert_eq!(dropping.len(), 1);
+    assert_eq!(
+        (dropping[0].backend, dropping[0].chain.as_str()),
+        ("iptables-nft", "FORWARD")
+    );
+    assert_eq!(analyse(&[], &PORTS), Survey::default());
+}
