@@ -158,7 +158,7 @@ fn inbound_gro(lab: &Lab, family: Family) -> Result<()> {
     let mut undo = Undo::new();
     open(lab, &mut undo, &lab.peer, "eth0")?;
     segment_in_software(&lab.peer, "eth0", &mut undo)?;
-    without_arp(lab, &mut undo)?;
+    without_arp(lab)?;
     lab.gw.sh("ethtool -K lan0 gro on")?;
     undo.push(|| lab.gw.sh("ethtool -K lan0 gro off").map(drop));
     let pieces = Counter::add(&lab.gw, "inet", "pieces", INPUT, "tcp dport 443")?;

@@ -62,7 +62,7 @@ fn coalesced(lab: &Lab, family: Family) -> Result<()> {
     let mut undo = Undo::new();
     open(lab, &mut undo, &lab.peer, "eth0")?;
     segment_in_software(&lab.peer, "eth0", &mut undo)?;
-    without_arp(lab, &mut undo)?;
+    without_arp(lab)?;
     lab.gw.sh("ethtool -K lan0 gro on")?;
     undo.push(|| lab.gw.sh("ethtool -K lan0 gro off").map(drop));
 

@@ -67,7 +67,7 @@ impl Answers {
 
 /// Expressions that give nothing where a rule of this host blocks and all else is well: they ask for other
 /// trouble.
-const ABOUT_OTHER_TROUBLE: [&str; 12] = [
+const ABOUT_OTHER_TROUBLE: [&str; 13] = [
     "fleet.json: Hosts that do not answer A",
     "fleet.json: Hooks that are missing A",
     "host.json: Late drops by class and reason A",
@@ -79,6 +79,7 @@ const ABOUT_OTHER_TROUBLE: [&str; 12] = [
     "docs/metrics.md: peerwatch_events_lost_total",
     "docs/metrics.md: peerwatch_map_full_total",
     "docs/metrics.md: peerwatch_kernel_info",
+    "docs/metrics.md: peerwatch_selftest_success",
     "docs/metrics.md: peerwatch_config_last_reload_successful",
 ];
 
