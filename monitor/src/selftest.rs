@@ -31,10 +31,11 @@ use crate::bpf::features::Features;
 use crate::bpf::kernel::Kernel;
 use crate::cgroup::Root;
 
-/// The longest that the self-test takes.
-pub const LIMIT: Duration = Duration::from_secs(20);
+/// The longest that the self-test takes. Most of it is for the kernel's verifier, which takes less than a second, but half a
+/// minute in a machine that is emulated.
+pub const LIMIT: Duration = Duration::from_mins(1);
 
-/// After this time nothing more is sent or waited for, so that it ends within [`LIMIT`].
+/// How long after the programs are in place nothing more is sent or waited for.
 const END: Duration = Duration::from_secs(18);
 
 /// What the self-test found.
@@ -160,7 +161,6 @@ pub fn run(kernel: &Kernel, features: &Features, cgroup: &Root) -> SelfTest {
 
 fn run_with(kernel: &Kernel, features: &Features, cgroup: &Root, flaw: Flaw) -> SelfTest {
     let begin = Instant::now();
-    let end = begin + END;
     let root = cgroup.open().map(|root| root.dir);
     let root = root.map_err(|error| error.to_string());
     let (kernel, features) = (kernel.clone(), features.clone());
@@ -170,7 +170,7 @@ fn run_with(kernel: &Kernel, features: &Features, cgroup: &Root, flaw: Flaw) -> 
     let thread = thread::Builder::new().name("self-test".to_owned());
     let thread = thread.spawn(move || {
         // Nobody listens any more after the limit.
-        told.send(gateway::test(&kernel, &features, root, end, flaw))
+        told.send(gateway::test(&kernel, &features, root, END, flaw))
             .ok();
     });
     let result = match thread {

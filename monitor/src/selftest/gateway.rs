@@ -47,7 +47,8 @@ struct Test<'a> {
     flaw: Flaw,
 }
 
-/// Runs all cases in new namespaces; the calling thread stays in one of them.
+/// Runs all cases in new namespaces, for so long at most once the programs are in place; the calling thread stays in one
+/// of them.
 ///
 /// # Errors
 ///
@@ -56,7 +57,7 @@ pub(super) fn test(
     kernel: &Kernel,
     features: &Features,
     root: Result<OwnedFd, String>,
-    end: Instant,
+    time: Duration,
     flaw: Flaw,
 ) -> Result<Vec<Case>, String> {
     let traffics = Traffics::new(builtin()).map_err(|error| error.to_string())?;
@@ -76,7 +77,7 @@ pub(super) fn test(
         before,
         patience: PATIENCE,
         connections: Vec::new(),
-        end,
+        end: Instant::now() + time,
         flaw,
     };
     let (dropped, allowed): (Vec<Plan>, Vec<Plan>) = plans(&traffics)
