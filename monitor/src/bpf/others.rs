@@ -148,7 +148,7 @@ pub fn on_interface(index: u32, hook: Hook) -> io::Result<Vec<Program>> {
         Hook::Ingress => (sys::link::BPF_TCX_INGRESS, TcAttachType::Ingress),
         _ => (sys::BPF_TCX_EGRESS, TcAttachType::Egress),
     };
-    let mut programs = match sys::attached(index, attach_type, 0) {
+    let mut programs = match sys::attached(index, attach_type) {
         Ok(ids) => ids.into_iter().map(|id| program(id, "tcx")).collect(),
         // A kernel without TCX, or an interface without programs.
         Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOENT)) => {
@@ -180,7 +180,7 @@ pub fn on_interface(index: u32, hook: Hook) -> io::Result<Vec<Program>> {
 ///
 /// What the kernel said.
 pub fn on_cgroup(root: &impl AsFd) -> io::Result<Vec<Program>> {
-    let ids = sys::attached(number(root)?, sys::BPF_CGROUP_INET_INGRESS, 0)?;
+    let ids = sys::attached(number(root)?, sys::BPF_CGROUP_INET_INGRESS)?;
     Ok(ids.into_iter().map(|id| program(id, "cgroup")).collect())
 }
 

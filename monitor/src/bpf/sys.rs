@@ -201,13 +201,12 @@ pub(super) fn query(target: u32, attach_type: u32) -> io::Result<()> {
 }
 
 /// The numbers of the programs that are attached to an interface, or to an open cgroup, in the order in which they
-/// run; `flags` may ask for those of the cgroups above too.
-pub(super) fn attached(target: u32, attach_type: u32, query_flags: u32) -> io::Result<Vec<u32>> {
+/// run.
+pub(super) fn attached(target: u32, attach_type: u32) -> io::Result<Vec<u32>> {
     let mut ids = vec![0_u32; MOST_ATTACHED];
     let mut attr = ProgQuery {
         target,
         attach_type,
-        query_flags,
         prog_ids: ids.as_mut_ptr() as u64,
         prog_cnt: u32::try_from(ids.len()).map_err(io::Error::other)?,
         ..ProgQuery::default()

@@ -51,7 +51,11 @@ fn dump_once(protocol: isize, kind: u16, body: &[u8]) -> io::Result<(Vec<Reply>,
     socket.send_to(&request(kind, body), &SocketAddr::new(0, 0), 0)?;
     let (mut replies, mut interrupted) = (Vec::new(), false);
     loop {
-        let (datagram, _) = socket.recv_from_full()?;
+        let (datagram, sender) = socket.recv_from_full()?;
+        // Any process with the power may write to a netlink socket; only the kernel has this address.
+        if sender.port_number() != 0 {
+            continue;
+        }
         let mut any = false;
         for message in messages(&datagram) {
             any = true;
