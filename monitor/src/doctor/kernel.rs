@@ -133,6 +133,17 @@ pub(super) fn features(features: &Features, findings: &mut Vec<Finding>) -> Vec<
         .collect()
 }
 
+/// What is missing that a hook is attached to.
+fn lacks(hook: Hook, features: &Features) -> Option<&str> {
+    let needed: &[Feature] = match hook {
+        Hook::Deliver => &[Feature::CgroupRoot, Feature::CgroupIngress],
+        _ => &[],
+    };
+    needed
+        .iter()
+        .find_map(|feature| features.why_missing(*feature))
+}
+
 /// Loads the programs as the daemon would, and lets them go: which hooks they are for.
 pub(super) fn hooks(
     kernel: &Kernel,
@@ -189,7 +200,12 @@ pub(super) fn hooks(
     let mut lines = Vec::new();
     for hook in Hook::ALL {
         let Some(refusal) = loaded.refusal(hook) else {
-            lines.push(line(hook, State::Available, ""));
+            // The kernel takes the program, but there may be nothing to attach it to, as the feature's own finding says.
+            let why = lacks(hook, features);
+            lines.push(why.map_or_else(
+                || line(hook, State::Available, ""),
+                |why| line(hook, State::Missing, why),
+            ));
             continue;
         };
         findings.push(Finding {
