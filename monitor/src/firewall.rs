@@ -115,8 +115,19 @@ pub struct Flowtable {
     pub name: String,
     /// The network cards forward by themselves, if they can: nothing of that is seen by this host.
     pub hardware: bool,
-    /// The devices that it is for.
+    /// The devices that it is for; with `*` at the end, all whose names begin so.
     pub devices: Vec<String>,
+}
+
+impl Flowtable {
+    /// Whether it is for a device of this name.
+    #[must_use]
+    pub fn has(&self, device: &str) -> bool {
+        self.devices.iter().any(|one| {
+            let prefix = one.strip_suffix('*');
+            one == device || prefix.is_some_and(|prefix| device.starts_with(prefix))
+        })
+    }
 }
 
 /// Why the firewall can't be read.

@@ -194,17 +194,14 @@ fn flow_tables(tables: &[Flowtable], interfaces: &[Watched], findings: &mut Vec<
             });
             continue;
         }
-        let is_below = |device: &&String| {
-            let line = interfaces.iter().find(|line| line.name == **device);
-            line.is_some_and(|line| {
-                line.slave_of.as_deref() == Some("bridge") || has_vlan_above(line, interfaces)
-            })
+        let is_below = |line: &&Watched| {
+            table.has(&line.name)
+                && (line.slave_of.as_deref() == Some("bridge") || has_vlan_above(line, interfaces))
         };
-        let below: Vec<&str> = table
-            .devices
+        let below: Vec<&str> = interfaces
             .iter()
             .filter(is_below)
-            .map(String::as_str)
+            .map(|line| line.name.as_str())
             .collect();
         if !below.is_empty() {
             findings.push(Finding {

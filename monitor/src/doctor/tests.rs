@@ -270,7 +270,10 @@ fn flow_tables_are_blind_in_hardware_and_below_bridges_and_vlans() {
     assert_eq!(found(&table(true, "eth1"), &all), ["hardware_offload"]);
     assert_eq!(found(&table(false, "lan0"), &all), ["flow_table_below"]);
     assert_eq!(found(&table(false, "eth0"), &all), ["flow_table_below"]);
+    assert_eq!(found(&table(false, "lan*"), &all), ["flow_table_below"]);
     assert!(found(&table(false, "eth1"), &all).is_empty());
+    assert!(found(&table(false, "wan*"), &all).is_empty());
+    assert!(found(&table(false, "lan"), &all).is_empty());
     assert!(found(&table(false, "blue"), &all).is_empty());
 }
 

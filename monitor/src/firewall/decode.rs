@@ -45,6 +45,8 @@ const NFTA_FLOWTABLE_HOOK: u16 = 3;
 const NFTA_FLOWTABLE_FLAGS: u16 = 7;
 const NFTA_FLOWTABLE_HOOK_DEVS: u16 = 3;
 const NFT_FLOWTABLE_HW_OFFLOAD: u32 = 0x1;
+const NFTA_DEVICE_NAME: u16 = 1;
+const NFTA_DEVICE_PREFIX: u16 = 2;
 
 /// The table that something is in.
 pub(super) type Place = (TableFamily, String);
@@ -160,6 +162,16 @@ pub(super) fn flowtable(payload: &[u8]) -> Option<Flowtable> {
         table,
         name: text(attribute(outer, NFTA_FLOWTABLE_NAME)?),
         hardware: flags & NFT_FLOWTABLE_HW_OFFLOAD != 0,
-        devices: attributes(devices).map(|(_, name)| text(name)).collect(),
+        devices: attributes(devices).filter_map(device).collect(),
     })
+}
+
+/// A device, or as nft writes it (`eth*`) what the names of several begin with. Linux 6.16 has that as a name without
+/// its NUL, later ones have it by itself.
+fn device((kind, name): (u16, &[u8])) -> Option<String> {
+    match kind {
+        NFTA_DEVICE_NAME if name.last() == Some(&0) => Some(text(name)),
+        NFTA_DEVICE_NAME | NFTA_DEVICE_PREFIX => Some(text(name) + "*"),
+        _ => None,
+    }
 }

@@ -155,7 +155,13 @@ fn a_chain_and_a_flowtable_are_decoded() {
     assert_eq!(base(5, 1), "egress");
     assert_eq!(base(1, u32::MAX), "hook-4294967295");
 
-    let devices = [attribute(1, b"eth0\0"), attribute(1, b"eth1\0")];
+    let devices = [
+        attribute(1, b"eth0\0"),
+        attribute(1, b"old"),
+        attribute(2, b"lan\0"),
+        attribute(2, b"wan"),
+        attribute(3, b"later\0"),
+    ];
     let attributes = [
         attribute(1, b"t\0"),
         attribute(2, b"f\0"),
@@ -164,7 +170,8 @@ fn a_chain_and_a_flowtable_are_decoded() {
     ];
     let flowtable = decode::flowtable(&payload(1, &attributes)).unwrap();
     assert_eq!((flowtable.name.as_str(), flowtable.hardware), ("f", true));
-    assert_eq!(flowtable.devices, ["eth0", "eth1"]);
+    assert_eq!(flowtable.devices, ["eth0", "old*", "lan*", "wan*"]);
+    assert!(flowtable.has("eth0") && flowtable.has("wan1") && !flowtable.has("eth01"));
     assert!(
         decode::table(&payload(1, &[number(2, 1)])).is_none(),
         "no name"
