@@ -12,11 +12,17 @@ use serde_json::Value;
 use crate::bpf::{self, Place, Side};
 use crate::daemon::{Daemon, binary};
 use crate::features::OwnLab;
+use crate::needs::Feature;
 use crate::netns::{NetNs, TempDir, unique_prefix};
 use crate::restarts::Mount;
 
 mod calls;
+mod cgroups;
+mod connections;
+mod flows;
 mod golden;
+mod rules;
+pub(crate) mod switches;
 
 /// The trials of this file.
 pub const TRIALS: &[OwnLab] = &[
@@ -30,23 +36,58 @@ pub const TRIALS: &[OwnLab] = &[
         found("teredo_tcp_rule", 0, tcp_for_teredo)
     }),
     ("doctor/bridge_port_left_out", bridge_port_left_out),
-    ("doctor/rules_of_a_port", rules_of_a_port),
-    ("doctor/features_left_out", calls::features_left_out),
-    ("doctor/self_test", calls::self_test),
-    ("doctor/bad_arguments", calls::bad_arguments),
-];
-
-/// Those that take a tool or a module which virtual machines do not have (`setpriv`, `vxlan`, `xfrm_user`), or TCX.
-pub const ON_HOST: &[OwnLab] = &[
     ("doctor/ipsec_policies", || {
         found("ipsec_policies", 1, ipsec)
     }),
     ("doctor/encapsulation_socket", || {
         found("encapsulation_socket", 1, vxlan)
     }),
-    ("doctor/behind_others", || {
-        found("behind_others", 1, behind_others)
-    }),
+    ("doctor/rules_of_nft", rules::of_nft),
+    ("doctor/rules_of_iptables", rules::of_iptables),
+    ("doctor/cgroup_root", cgroups::a_namespace),
+    ("doctor/features_left_out", calls::features_left_out),
+    ("doctor/self_test", calls::self_test),
+    ("doctor/bad_arguments", calls::bad_arguments),
+];
+
+/// Those that need what not every kernel has, with what that is.
+pub const NEEDING: &[(Feature, OwnLab)] = &[
+    (
+        Feature::Tcx,
+        ("doctor/behind_others", || {
+            found("behind_others", 1, behind_others)
+        }),
+    ),
+    (
+        Feature::OpenVswitch,
+        ("doctor/openvswitch", || {
+            found("openvswitch", 1, switches::a_datapath)
+        }),
+    ),
+    (
+        Feature::Netkit,
+        ("doctor/netkit", || found("netkit", 0, switches::netkit)),
+    ),
+    (
+        Feature::ConntrackLimit,
+        ("doctor/conntrack_nearly_full", connections::nearly_full),
+    ),
+    (
+        Feature::FlowTable,
+        ("doctor/flow_table_below", flows::below),
+    ),
+    (
+        Feature::DevicePrefix,
+        ("doctor/flow_table_by_prefix", flows::by_prefix),
+    ),
+    (
+        Feature::FlowTable,
+        ("doctor/hardware_offload", flows::in_hardware),
+    ),
+];
+
+/// Those that take a tool which virtual machines do not have (`setpriv`).
+pub const ON_HOST: &[OwnLab] = &[
     ("doctor/no_privileges", calls::no_privileges),
     ("doctor/symbols_hidden", calls::symbols_hidden),
     ("doctor/daemon_tests_itself", calls::daemon_tests_itself),
@@ -259,61 +300,5 @@ fn bridge_port_left_out() -> Result<()> {
         ensure!(lan0["left_out"].is_string() == is_found, "{lan0:#}");
         ensure!(lan0["slave_of"] == "bridge", "{lan0:#}");
     }
-    Ok(())
-}
-
-/// Which rule names a watched port at which hook, and where none does.
-fn rules_of_a_port() -> Result<()> {
-    let rig = Rig::create()?;
-    rig.netns.nft(
-        "table inet wall {\n set peers { type inet_service; flags interval; elements = { 7000-8000 }; };\n \
-         chain into { type filter hook input priority 0; jump peer; };\n \
-         chain peer { tcp dport @peers drop; };\n \
-         chain through { type filter hook forward priority 0; policy drop; udp dport { 443, 3544 } accept; }; }",
-    )?;
-    let (report, _) = rig.report(&[])?;
-    let port = |name: &str| -> Result<Value> {
-        let ports = report["firewall"]["ports"].as_array();
-        let found = ports.and_then(|ports| ports.iter().find(|one| one["port"] == name));
-        Ok(found
-            .with_context(|| format!("no {name}: {report:#}"))?
-            .clone())
-    };
-    let says = |name: &str, chain: &str, hook: &str, verdict: &str| -> Result<()> {
-        let of = port(name)?;
-        let rules = of["rules"].as_array().context("no rules")?;
-        let found = rules.iter().any(|rule| {
-            let at = rule["hooks"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .any(|one| one == hook);
-            rule["chain"] == chain && at && rule["verdict"] == verdict
-        });
-        ensure!(found, "no {verdict} of {name} at {hook}: {of:#}");
-        Ok(())
-    };
-    says("tcp/7680", "peer", "input", "drop")?;
-    says("udp/3544", "through", "forward", "accept")?;
-    says("udp/443", "through", "forward", "accept")?;
-    let of = port("tcp/443")?;
-    ensure!(of["rules"].as_array().is_some_and(Vec::is_empty), "{of:#}");
-    let of = port("tcp/7680")?;
-    ensure!(
-        of["silent_hooks"] == serde_json::json!(["forward", "output"]),
-        "{of:#}"
-    );
-    let policies = report["firewall"]["policies"]
-        .as_array()
-        .context("no policies")?;
-    let drops = |policy: &&Value| policy["drops"] == true;
-    ensure!(policies.iter().filter(drops).count() == 1, "{policies:#?}");
-    let backends = report["firewall"]["backends"]
-        .as_array()
-        .context("no backends")?;
-    ensure!(
-        backends.iter().any(|one| one["name"] == "nftables"),
-        "{backends:#?}"
-    );
     Ok(())
 }

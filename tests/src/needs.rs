@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::Result;
 
+use crate::doctor::switches::open_vswitch;
 use crate::kernel;
 use crate::netns::{NetNs, unique_prefix};
 
@@ -35,19 +36,26 @@ pub enum Feature {
     NetdevEgress,
     /// Tun devices that take UDP datagrams to be segmented (`TUN_F_USO4`).
     TunUso,
+    /// Datapaths of Open vSwitch.
+    OpenVswitch,
+    /// Devices of the type `netkit`.
+    Netkit,
+    /// Flow tables whose devices are named by what their names begin with.
+    DevicePrefix,
     /// Reassembly before the hooks that ends with its last user: before, a lab keeps it from any test of
     /// connection tracking that ran there.
     DefragEnds,
 }
 
 /// How the kernel, or the tool that asks it, says that it has no such thing.
-const REFUSALS: [&str; 6] = [
+const REFUSALS: [&str; 7] = [
     "Unknown device type",
     "Specified qdisc kind is unknown",
     "TC classifier not found",
     "Failed to load TC action module",
     "Could not process rule: No such file or directory",
     "Operation not supported",
+    "no generic netlink of",
 ];
 
 /// True in the virtual machines of `cargo xtask vm-test` (`PEERWATCH_VM=1`), whose kernels have all that
@@ -73,7 +81,9 @@ impl Feature {
                     self.name()
                 )
             };
-            return Ok((!there).then(why));
+            if !there || !self.is_optional() {
+                return Ok((!there).then(why));
+            }
         }
         if in_vm() {
             return Ok(None);
@@ -87,8 +97,8 @@ impl Feature {
         Ok(reason)
     }
 
-    /// The first release of Linux that has it, for what is never left out of later ones: these are not
-    /// asked for, because the product asks, and a test that did the same would go wrong with it.
+    /// The first release of Linux that has it, where not all that are tested have it. What is never left out of
+    /// later ones is not asked for, because the product asks, and a test that did the same would go wrong with it.
     #[must_use]
     pub const fn since(self) -> Option<(u32, u32)> {
         match self {
@@ -96,8 +106,15 @@ impl Feature {
             Self::NetdevEgress => Some((5, 16)),
             Self::TunUso => Some((6, 2)),
             Self::DefragEnds => Some((5, 12)),
+            Self::Netkit => Some((6, 7)),
+            Self::DevicePrefix => Some((6, 17)),
             _ => None,
         }
+    }
+
+    /// Whether kernels that are new enough may be built without it all the same.
+    const fn is_optional(self) -> bool {
+        matches!(self, Self::Netkit | Self::DevicePrefix)
     }
 
     fn ask(self) -> Result<Option<String>> {
@@ -136,7 +153,9 @@ impl Feature {
             }
             Self::Wireguard => netns.ip("link add try0 type wireguard"),
             Self::Bonding => netns.ip("link add try0 type bond"),
-            Self::FlowTable => {
+            Self::OpenVswitch => open_vswitch(netns, "try0"),
+            Self::Netkit => netns.ip("link add try0 type netkit"),
+            Self::FlowTable | Self::DevicePrefix => {
                 netns.ip("link add try0 type veth peer name try1")?;
                 netns.nft(
                     "table inet try { flowtable ft { hook ingress priority 0; devices = { try0 }; }; \
@@ -177,6 +196,9 @@ impl Feature {
             Self::Tcx => "links of tc programs",
             Self::NetdevEgress => "the hook egress of netdev tables",
             Self::TunUso => "segmentation of UDP by tun devices",
+            Self::OpenVswitch => "Open vSwitch",
+            Self::Netkit => "netkit devices",
+            Self::DevicePrefix => "flow tables of devices by what their names begin with",
             Self::DefragEnds => "reassembly that ends with its last user",
         }
     }

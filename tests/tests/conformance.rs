@@ -68,12 +68,17 @@ fn run() -> Result<ExitCode> {
             Ok(Completion::Completed)
         }));
     }
+    for (feature, (name, run)) in doctor::NEEDING {
+        trials.push(Trial::ignorable_test(*name, move || {
+            where_possible(Some(*feature), || {
+                run().map_err(|error| format!("{error:#}").into())
+            })
+        }));
+    }
     for (name, run) in doctor::ON_HOST {
         trials.push(Trial::ignorable_test(*name, move || {
             if std::env::var_os("PEERWATCH_VM").is_some() {
-                return Ok(Completion::ignored_with(
-                    "takes a tool or a module that is not in here",
-                ));
+                return Ok(Completion::ignored_with("takes a tool that is not in here"));
             }
             run().map_err(|error| format!("{error:#}"))?;
             Ok(Completion::Completed)

@@ -35,7 +35,7 @@ const TOOLS: [&str; 13] = [
 
 /// Modules that come along, by the beginning of their path; those that they need come with them.
 /// The kernel loads them on demand.
-const MODULES: [&str; 16] = [
+const MODULES: [&str; 19] = [
     // nf_tables asks for it by a name that no list of dependencies has.
     "kernel/crypto/crc32c",
     "kernel/net/802/",
@@ -44,14 +44,17 @@ const MODULES: [&str; 16] = [
     "kernel/net/ipv4/",
     "kernel/net/ipv6/",
     "kernel/net/netfilter/",
+    "kernel/net/openvswitch/openvswitch.ko",
     "kernel/net/packet/",
     "kernel/net/sched/",
+    "kernel/net/xfrm/xfrm_user.ko",
     "kernel/drivers/net/bonding/",
     "kernel/drivers/net/dummy.ko",
     "kernel/drivers/net/ifb.ko",
     "kernel/drivers/net/macvlan.ko",
     "kernel/drivers/net/tun.ko",
     "kernel/drivers/net/veth.ko",
+    "kernel/drivers/net/vxlan/",
     "kernel/drivers/net/wireguard/",
 ];
 

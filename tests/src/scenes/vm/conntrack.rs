@@ -1,26 +1,19 @@
 //! The connection table is full: conntrack drops what would be a new connection, before any rule.
 
-use std::fs;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::super::{Limits, NETFILTER, Play, Scene, scene};
 use crate::case::{Case, Plan, Way};
 use crate::expect::Expected;
+use crate::limit::Limit;
 use crate::needs::Feature;
 use crate::packet::Protocol;
 use crate::scrape::parse;
 use crate::wait::{DEADLINE, until};
 
-/// One limit for all namespaces, which only the first of them may change.
-const MAX: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
 /// The limit of the scene, and a few connections more.
-const LIMIT: u16 = 8;
+const LIMIT: u64 = 8;
 const CONNECTIONS: u16 = 12;
-
-/// The limit is somebody's: one row at a time.
-static TAKEN: AtomicBool = AtomicBool::new(false);
 
 pub(in super::super) const SCENES: &[Scene] = &[
     scene("conntrack_full/inbound", Way::Inbound, Play::Own(full))
@@ -32,13 +25,7 @@ pub(in super::super) const SCENES: &[Scene] = &[
 ];
 
 fn full<'b>(case: &'b Case<'_>) -> Result<Plan<'b>> {
-    until("the limit is free", DEADLINE, || {
-        Ok((!TAKEN.swap(true, Ordering::AcqRel)).then_some(()))
-    })?;
-    case.on_end(|_| {
-        TAKEN.store(false, Ordering::Release);
-        Ok(())
-    });
+    let mut limit = Limit::take()?;
     // Other labs have a table of their own, with connections that give way to new ones; this one's
     // are assured, and stay. Scrapes must go on.
     case.lab.gw.nft(
@@ -57,9 +44,8 @@ fn full<'b>(case: &'b Case<'_>) -> Result<Plan<'b>> {
              -u SEEN_REPLY,ASSURED"
         ))?;
     }
-    let default = fs::read_to_string(MAX).context(MAX)?;
-    case.on_end(move |_| fs::write(MAX, default.trim()).context(MAX));
-    fs::write(MAX, LIMIT.to_string()).context(MAX)?;
+    limit.set(LIMIT)?;
+    case.hold(limit);
     let mut expected = Expected::nothing();
     expected.dropped(case.kind(), NETFILTER, "lan0", case.count, case.bytes());
     Ok(Plan::new(|| send(case), expected))
