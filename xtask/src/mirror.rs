@@ -20,10 +20,11 @@ use crate::{cmd, packages};
 const HELPER: &str = "/usr/lib/apt/apt-helper";
 
 /// An archive with a pool of its own.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Repository {
     /// Debian's main archive.
+    #[default]
     Debian,
     /// Debian's security updates.
     DebianSecurity,

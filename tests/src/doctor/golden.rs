@@ -6,9 +6,10 @@ use super::Rig;
 use crate::kernel::is_at_least;
 
 /// Reports as they were looked through, by the first release that they are of.
-const REPORTS: [(u32, u32, &str); 4] = [
+const REPORTS: [(u32, u32, &str); 5] = [
     (5, 10, include_str!("../../golden/doctor/5.10.txt")),
     (6, 1, include_str!("../../golden/doctor/6.1.txt")),
+    (6, 8, include_str!("../../golden/doctor/6.8.txt")),
     (6, 12, include_str!("../../golden/doctor/6.12.txt")),
     (7, 0, include_str!("../../golden/doctor/7.txt")),
 ];

@@ -31,7 +31,7 @@ struct File {
 pub(super) struct Pin {
     /// What people call it, `6.1`.
     pub(super) name: String,
-    /// Which release of Debian has it.
+    /// Which release of a distribution has it.
     pub(super) distribution: String,
     /// That release's suite in the archive, where newer ones appear.
     pub(super) suite: String,
@@ -43,6 +43,9 @@ pub(super) struct Pin {
     /// Whether it is part of the short version, in `cargo xtask test`.
     #[serde(default)]
     pub(super) short: bool,
+    /// The archive that it comes from.
+    #[serde(default)]
+    pub(super) repository: Repository,
     /// The package files that image and modules are in.
     #[serde(rename = "file")]
     files: Vec<PinnedFile>,
@@ -78,7 +81,7 @@ pub(super) fn all() -> Result<Vec<Pin>> {
     parse(PINS)
 }
 
-/// The kernels of these names; when there are none, all that the tests need not be built anew for.
+/// The kernels of these names; when there are none, all of Debian that the tests need not be built anew for.
 ///
 /// # Errors
 ///
@@ -99,7 +102,7 @@ pub(super) fn chosen(names: &[String]) -> Result<Vec<Pin>> {
         .into_iter()
         .filter(|pin| {
             if names.is_empty() {
-                pin.arch == Arch::default()
+                pin.arch == Arch::default() && pin.is_of_debian()
             } else {
                 names.contains(&pin.name)
             }
@@ -113,6 +116,12 @@ fn parse(text: &str) -> Result<Vec<Pin>> {
 }
 
 impl Pin {
+    /// Whether it is one of Debian. Others run only when they are named: not every machine that builds this has a
+    /// mirror of theirs.
+    pub(super) fn is_of_debian(&self) -> bool {
+        self.repository == Repository::Debian
+    }
+
     /// Downloads, checks and unpacks it, unless that was done before.
     ///
     /// # Errors
@@ -154,7 +163,7 @@ impl Pin {
     /// Unpacks all files and prepares the modules.
     fn unpack(&self, cache: &Path, to: &Path) -> Result<()> {
         for file in &self.files {
-            let archive = mirror::fetch(Repository::Debian, &file.path, &file.sha256, cache)?;
+            let archive = mirror::fetch(self.repository, &file.path, &file.sha256, cache)?;
             println!("unpacking {}", archive.display());
             cmd::run(
                 Command::new("dpkg-deb")
@@ -170,11 +179,12 @@ impl Pin {
         }
         let modules = modules_folder(to)?;
         // Uncompressed, as the guest's modprobe takes them.
-        for (extension, tool) in [("xz", "xz"), ("zst", "zstd")] {
+        for (extension, tool) in [("xz", &["xz"][..]), ("zst", &["zstd", "--rm"])] {
             cmd::run(
                 Command::new("find")
                     .arg(&modules)
-                    .args(["-name", &format!("*.ko.{extension}"), "-exec", tool])
+                    .args(["-name", &format!("*.ko.{extension}"), "-exec"])
+                    .args(tool)
                     .args(["-d", "-q", "--"])
                     .args(["{}", "+"]),
             )?;
@@ -265,11 +275,12 @@ mod tests {
     }
 
     #[test]
-    fn another_kind_of_machine_runs_only_when_it_is_named() {
+    fn another_kind_of_machine_or_archive_runs_only_when_it_is_named() {
         let named = chosen(&["6.12-arm64".to_owned()]).unwrap();
         assert_eq!(named[0].arch, Arch::Arm64);
         let usual = chosen(&[]).unwrap();
         assert!(usual.iter().all(|pin| pin.arch == Arch::Amd64));
+        assert!(usual.iter().all(Pin::is_of_debian));
         assert!(usual.len() < all().unwrap().len());
     }
 }

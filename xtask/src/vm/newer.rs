@@ -23,6 +23,13 @@ type Fields = BTreeMap<String, String>;
 /// When no mirror of Debian is known, or apt fails.
 pub(super) fn print(pins: &[Pin]) -> Result<()> {
     for pin in pins {
+        if !pin.is_of_debian() {
+            println!(
+                "# {}: not of Debian, {} stays pinned",
+                pin.name, pin.version
+            );
+            continue;
+        }
         let apt = Apt::read(&pin.suite, pin.arch)?;
         let files = newest(pin.arch, &|name| Ok(fields(&apt.show(name)?)))?;
         let version = files
