@@ -10,6 +10,7 @@ mod firewall;
 mod host;
 mod interfaces;
 mod kernel;
+mod offload;
 mod programs;
 #[cfg(test)]
 mod tests;
@@ -99,6 +100,7 @@ pub fn examine(config: &Config, is_tested: bool) -> Result<Report, BtfFileError>
     let conntrack = connections(&mut findings);
     let programs = programs::look(&interfaces, &kernel, &cgroup, &mut findings);
     blind::look(&ports, &interfaces, &mut findings);
+    offload::look(&interfaces, &mut findings);
     let selftest = (is_tested && host.can_load()).then(|| {
         let test = selftest::run(&kernel, &features, &cgroup);
         finding::of_self_test(&test, &mut findings);

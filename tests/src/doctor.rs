@@ -21,6 +21,7 @@ mod cgroups;
 mod connections;
 mod flows;
 mod golden;
+pub(crate) mod offload;
 mod rules;
 pub(crate) mod switches;
 
@@ -83,6 +84,10 @@ pub const NEEDING: &[(Feature, OwnLab)] = &[
     (
         Feature::FlowTable,
         ("doctor/hardware_offload", flows::in_hardware),
+    ),
+    (
+        Feature::Netdevsim,
+        ("doctor/tc_offload", offload::in_hardware),
     ),
 ];
 

@@ -1,10 +1,12 @@
 //! What a row may need of the kernel that not every kernel has, decided by asking the running one.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::Result;
 
+use crate::doctor::offload::NEW_DEVICE;
 use crate::doctor::switches::open_vswitch;
 use crate::kernel;
 use crate::netns::{NetNs, unique_prefix};
@@ -42,6 +44,8 @@ pub enum Feature {
     Netkit,
     /// Flow tables whose devices are named by what their names begin with.
     DevicePrefix,
+    /// Devices whose hardware is simulated.
+    Netdevsim,
     /// Reassembly before the hooks that ends with its last user: before, a lab keeps it from any test of
     /// connection tracking that ran there.
     DefragEnds,
@@ -66,7 +70,7 @@ fn in_vm() -> bool {
 
 impl Feature {
     /// Why rows that need it can't run here; `None` when they can, and always in the virtual machines,
-    /// where a row that can't run has to fail.
+    /// where a row that can't run has to fail, but for netdevsim, which Debian builds for none of its kernels.
     ///
     /// # Errors
     ///
@@ -84,6 +88,12 @@ impl Feature {
             if !there || !self.is_optional() {
                 return Ok((!there).then(why));
             }
+        }
+        if self == Self::Netdevsim {
+            let there = Path::new(NEW_DEVICE).exists();
+            return Ok((!there).then(|| {
+                "netdevsim is not loaded: Ubuntu's kernels have it, Debian's have not".to_owned()
+            }));
         }
         if in_vm() {
             return Ok(None);
@@ -170,6 +180,7 @@ impl Feature {
             | Self::Tcx
             | Self::NetdevEgress
             | Self::TunUso
+            | Self::Netdevsim
             | Self::DefragEnds => Ok(()),
             Self::Netem => netns.sh("tc qdisc add dev lo root netem loss 100%").map(drop),
             Self::TcAction => {
@@ -196,6 +207,7 @@ impl Feature {
             Self::Tcx => "links of tc programs",
             Self::NetdevEgress => "the hook egress of netdev tables",
             Self::TunUso => "segmentation of UDP by tun devices",
+            Self::Netdevsim => "netdevsim",
             Self::OpenVswitch => "Open vSwitch",
             Self::Netkit => "netkit devices",
             Self::DevicePrefix => "flow tables of devices by what their names begin with",

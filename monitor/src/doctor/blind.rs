@@ -18,7 +18,7 @@ pub(super) const UNDETECTABLE: &[&str] = &[
     "a packet socket with PACKET_QDISC_BYPASS sends past tc egress",
     "a BPF program that calls bpf_redirect_peer hands a packet to another network namespace past its device",
     "a filter that lets the handshake pass and blocks by the name of the server afterwards looks like success",
-    "flows in the hardware of a switch or network card, unless a flow table of nftables put them there",
+    "flows in the hardware of a switch or network card, unless a flow table of nftables or a filter of tc put them there",
 ];
 
 /// `include/uapi/linux/xfrm.h`

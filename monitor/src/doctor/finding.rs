@@ -57,6 +57,7 @@ const ORDER: &[&str] = &[
     "af_xdp",
     "openvswitch",
     "hardware_offload",
+    "tc_offload",
     "encapsulation_socket",
     "ipsec_policies",
     "flow_table_below",

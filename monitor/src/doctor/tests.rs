@@ -278,6 +278,36 @@ fn flow_tables_are_blind_in_hardware_and_below_bridges_and_vlans() {
 }
 
 #[test]
+fn filters_of_tc_are_in_hardware_where_the_kernel_says_so() {
+    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(4 + value.len()).unwrap();
+        let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
+        bytes.extend(value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+    let filter = |kind: &str, number: u16, flags: u32| {
+        let options = attribute(number, &flags.to_ne_bytes());
+        let kind = attribute(1, &[kind.as_bytes(), b"\0"].concat());
+        [vec![0; 20], kind, attribute(2, &options)].concat()
+    };
+    // skip_sw and in_hw; not_in_hw; in_hw at another classifier's place; a classifier that has no hardware.
+    for (kind, number) in [("matchall", 3), ("bpf", 9), ("u32", 11), ("flower", 22)] {
+        assert!(offload::is_in_hardware(&filter(kind, number, 6)), "{kind}");
+        assert!(!offload::is_in_hardware(&filter(kind, number, 8)), "{kind}");
+        assert!(
+            !offload::is_in_hardware(&filter(kind, number + 1, 4)),
+            "{kind}"
+        );
+    }
+    assert!(!offload::is_in_hardware(&filter("basic", 3, 4)));
+    let whole = filter("flower", 22, 4);
+    for length in 0..whole.len() {
+        assert!(!offload::is_in_hardware(&whole[..length]), "{length}");
+    }
+}
+
+#[test]
 fn a_failed_case_of_the_self_test_is_a_limitation_that_names_it() {
     let of = |result| SelfTest {
         cases: vec![Case {

@@ -35,7 +35,7 @@ const TOOLS: [&str; 13] = [
 
 /// Modules that come along, by the beginning of their path; those that they need come with them.
 /// The kernel loads them on demand.
-const MODULES: [&str; 19] = [
+const MODULES: [&str; 20] = [
     // nf_tables asks for it by a name that no list of dependencies has.
     "kernel/crypto/crc32c",
     "kernel/net/802/",
@@ -52,6 +52,8 @@ const MODULES: [&str; 19] = [
     "kernel/drivers/net/dummy.ko",
     "kernel/drivers/net/ifb.ko",
     "kernel/drivers/net/macvlan.ko",
+    // Not in Debian's kernels.
+    "kernel/drivers/net/netdevsim/",
     "kernel/drivers/net/tun.ko",
     "kernel/drivers/net/veth.ko",
     "kernel/drivers/net/vxlan/",
@@ -85,6 +87,7 @@ ip link set lo up
 # just loading the same module.
 modprobe -a tun nf_tables veth bridge bonding 8021q wireguard sch_netem cls_matchall cls_flower act_gact \
     nfnetlink_queue
+modprobe -q netdevsim
 # In here no row is left out because of what the kernel was built without.
 export PEERWATCH_BIN=/usr/bin/peerwatch PEERWATCH_TIME_SCALE=10 PEERWATCH_VM=1
 export PEERWATCH_ONLY="$(cat /tests)"
