@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 
+use crate::netlink::{self, Attributes};
 use crate::netns::NetNs;
 
 /// From `enum bpf_cmd`, `enum bpf_prog_type` and `enum bpf_attach_type` in `linux/bpf.h`.
@@ -32,6 +33,12 @@ const BPF_F_AFTER: u32 = 1 << 4;
 /// From `linux/if_link.h`: run it in the stack, where it raises a drop, not in the driver.
 const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
 const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
+const XDP_FLAGS_HW_MODE: u32 = 1 << 3;
+const IFLA_XDP: u16 = 43;
+const IFLA_XDP_FD: u16 = 1;
+const IFLA_XDP_FLAGS: u16 = 3;
+/// From `linux/rtnetlink.h`.
+const RTM_SETLINK: u16 = 19;
 
 /// Return values: `TC_ACT_SHOT` of `linux/pkt_cls.h`; 0 denies in a cgroup program.
 const TC_ACT_SHOT: i32 = 2;
@@ -150,6 +157,11 @@ fn bpf<T>(command: libc::c_long, attr: &mut T) -> Result<OwnedFd> {
 
 /// Loads `r0 = value; exit`.
 fn load(prog_type: u32, attach_type: u32, value: i32) -> Result<OwnedFd> {
+    load_for(0, prog_type, attach_type, value)
+}
+
+/// The same for the hardware of an interface, by its index; 0 for none.
+fn load_for(interface: u32, prog_type: u32, attach_type: u32, value: i32) -> Result<OwnedFd> {
     const LICENSE: &CStr = c"GPL";
     // BPF_ALU64 | BPF_MOV | BPF_K with the value above, and BPF_JMP | BPF_EXIT (little endian).
     let instructions: [u64; 2] = [0xb7 | (u64::from(value.cast_unsigned()) << 32), 0x95];
@@ -160,6 +172,7 @@ fn load(prog_type: u32, attach_type: u32, value: i32) -> Result<OwnedFd> {
             insn_cnt: 2,
             insns: instructions.as_ptr() as u64,
             license: LICENSE.as_ptr() as u64,
+            prog_ifindex: interface,
             expected_attach_type: attach_type,
             ..ProgLoad::default()
         },
@@ -259,6 +272,26 @@ pub fn xdp_drop(netns: &NetNs, interface: &str) -> Result<Attached> {
 /// When the kernel refuses.
 pub fn xdp_drop_native(netns: &NetNs, interface: &str) -> Result<Attached> {
     xdp(netns, interface, XDP_FLAGS_DRV_MODE)
+}
+
+/// The same in the hardware, which must be some that can, as that of netdevsim. It is there as long as the interface.
+///
+/// # Errors
+///
+/// When the kernel or the hardware refuses.
+pub fn xdp_drop_in_hardware(netns: &NetNs, interface: &str) -> Result<()> {
+    let index = netns.ifindex(interface)?;
+    netns.run(|| {
+        let program = load_for(index, BPF_PROG_TYPE_XDP, BPF_XDP, XDP_DROP)?;
+        let inside = Attributes::default()
+            .bytes(IFLA_XDP_FD, &program.as_raw_fd().to_ne_bytes())?
+            .bytes(IFLA_XDP_FLAGS, &XDP_FLAGS_HW_MODE.to_ne_bytes())?;
+        // `struct ifinfomsg`: only the index matters.
+        let mut header = [0; 16];
+        header[4..8].copy_from_slice(&index.to_ne_bytes());
+        let attributes = Attributes::default().nest(IFLA_XDP, &inside)?;
+        netlink::route(RTM_SETLINK, &header, &attributes).context("XDP in hardware")
+    })
 }
 
 /// A map of sockets, which is there as long as this lives.

@@ -85,10 +85,8 @@ pub const NEEDING: &[(Feature, OwnLab)] = &[
         Feature::FlowTable,
         ("doctor/hardware_offload", flows::in_hardware),
     ),
-    (
-        Feature::Netdevsim,
-        ("doctor/tc_offload", offload::in_hardware),
-    ),
+    (Feature::Netdevsim, ("doctor/tc_offload", offload::filters)),
+    (Feature::Netdevsim, ("doctor/xdp_in_hardware", offload::xdp)),
 ];
 
 /// Those that take a tool which virtual machines do not have (`setpriv`).

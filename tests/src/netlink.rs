@@ -156,6 +156,18 @@ pub fn generic(
     acknowledged(kind, &payload).with_context(|| format!("command {command} of {name}"))
 }
 
+/// Makes a request of rtnetlink in the calling thread's network namespace: its number, and its own header.
+///
+/// # Errors
+///
+/// When the kernel refuses it.
+pub fn route(request: u16, header: &[u8], attributes: &Attributes) -> Result<()> {
+    let socket = open(libc::NETLINK_ROUTE)?;
+    socket.send(&message(request, NLM_F_ACK, header, &attributes.0)?)?;
+    let (kind, payload) = answer(&socket)?;
+    acknowledged(kind, &payload).with_context(|| format!("request {request} of rtnetlink"))
+}
+
 /// Makes something of nftables in the calling thread's network namespace: the number of the request, the family of
 /// its table, and what it is.
 ///
