@@ -16,7 +16,7 @@ use crate::needs::Feature;
 use crate::netns::{NetNs, TempDir, unique_prefix};
 use crate::restarts::Mount;
 
-mod calls;
+pub(crate) mod calls;
 mod cgroups;
 mod connections;
 mod flows;
@@ -46,6 +46,9 @@ pub const TRIALS: &[OwnLab] = &[
     ("doctor/rules_of_nft", rules::of_nft),
     ("doctor/rules_of_iptables", rules::of_iptables),
     ("doctor/cgroup_root", cgroups::a_namespace),
+    ("doctor/kernel_btf", calls::no_btf),
+    ("doctor/symbols_hidden", calls::symbols_hidden),
+    ("doctor/no_privileges", calls::no_privileges),
     ("doctor/features_left_out", calls::features_left_out),
     ("doctor/self_test", calls::self_test),
     ("doctor/bad_arguments", calls::bad_arguments),
@@ -90,11 +93,7 @@ pub const NEEDING: &[(Feature, OwnLab)] = &[
 ];
 
 /// Those that take a tool which virtual machines do not have (`setpriv`).
-pub const ON_HOST: &[OwnLab] = &[
-    ("doctor/no_privileges", calls::no_privileges),
-    ("doctor/symbols_hidden", calls::symbols_hidden),
-    ("doctor/daemon_tests_itself", calls::daemon_tests_itself),
-];
+pub const ON_HOST: &[OwnLab] = &[("doctor/daemon_tests_itself", calls::daemon_tests_itself)];
 
 /// The trial of virtual machines.
 pub const OF_KERNELS: &[OwnLab] = &[("doctor/golden", golden::golden)];

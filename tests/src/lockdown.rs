@@ -6,13 +6,17 @@ use anyhow::{Result, ensure};
 
 use crate::daemon::Start;
 use crate::degraded::{ALLOWED, nothing_leaves_a_tun, run};
+use crate::doctor::calls::locked_down;
 use crate::features::{OwnLab, claimed, is_locked_down};
 use crate::lab::Lab;
 
-/// The trial of this file.
-pub const TRIALS: &[OwnLab] = &[("lockdown/what_is_left", what_is_left)];
+/// The trials of this file.
+pub const TRIALS: &[OwnLab] = &[
+    ("lockdown/what_is_left", what_is_left),
+    ("lockdown/doctor", locked_down),
+];
 
-/// Why the trial can't run here; `None` where it can.
+/// Why they can't run here; `None` where it can.
 ///
 /// # Errors
 ///

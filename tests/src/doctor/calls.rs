@@ -1,26 +1,34 @@
 //! How the doctor answers to those who may less, on kernels that have less, and to calls that are wrong; its self-test.
 
 use std::fs;
+use std::io;
+use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 use super::{Rig, all, known_limits, report};
-use crate::daemon::{Daemon, Start, binary};
+use crate::daemon::{Daemon, Start, hide};
+use crate::features::BTF;
+
+/// Somebody who is not root.
+const NOBODY: u32 = 65534;
+/// From `linux/capability.h`.
+const CAP_SYSLOG: libc::c_ulong = 34;
 
 /// Everybody may ask; what keeps the daemon from working is named, and the way out.
 pub(super) fn no_privileges() -> Result<()> {
     let rig = Rig::create()?;
-    let mut command = Command::new("setpriv");
-    command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
     let binary = rig.folder.path().join("peerwatch");
     fs::copy(crate::daemon::binary()?, &binary)?;
     let mut permissions = fs::metadata(rig.folder.path())?.permissions();
     std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o755);
     fs::set_permissions(rig.folder.path(), permissions)?;
-    command.arg(&binary).args(["doctor", "--json"]);
-    let (report, code) = report(&mut command)?;
+    // As root's, without its supplementary groups.
+    let mut command = Command::new(&binary);
+    command.uid(NOBODY).gid(NOBODY);
+    let (report, code) = report(command.args(["doctor", "--json"]))?;
     ensure!(code == 2, "exit code {code}: {report:#}");
     ensure!(report["verdict"] == "cannot_work", "{report:#}");
     let first = &report["findings"][0];
@@ -37,18 +45,65 @@ pub(super) fn symbols_hidden() -> Result<()> {
     let paranoid = fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").unwrap_or_default();
     let restrict = fs::read_to_string("/proc/sys/kernel/kptr_restrict").unwrap_or_default();
     let everybody = restrict.trim() == "0" && paranoid.trim().parse::<i32>().unwrap_or(2) <= 1;
-    let mut command = rig.netns.command("setpriv")?;
-    command.args(["--bounding-set", "-syslog"]);
-    command
-        .arg(binary()?)
-        .args(["doctor", "--json", "--self-test=false"]);
-    let (report, _) = report(&mut command)?;
+    let mut command = rig.command()?;
+    // SAFETY: between fork and exec only prctl(2) is called, which takes two numbers.
+    unsafe {
+        command.pre_exec(|| match libc::prctl(libc::PR_CAPBSET_DROP, CAP_SYSLOG) {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        });
+    }
+    let (report, _) = report(command.args(["--json", "--self-test=false"]))?;
     // Where the administrator shows them to everybody, they are not hidden.
     ensure!(
         all(&report).contains("symbols_hidden") != everybody,
         "{report:#}"
     );
     Ok(())
+}
+
+/// A kernel that shows no BTF, or something else in its place.
+pub(super) fn no_btf() -> Result<()> {
+    let rig = Rig::create()?;
+    let (before, _) = rig.report(&[])?;
+    ensure!(!all(&before).contains("kernel_btf"), "before: {before:#}");
+    let mut command = rig.command()?;
+    hide(&mut command, &[BTF])?;
+    let (report, code) = report(command.args(["--json", "--self-test=false"]))?;
+    ensure!(
+        code == 1 && all(&report).contains("kernel_btf"),
+        "{report:#}"
+    );
+    ensure!(hook(&report, "drop")?["state"] == "missing", "{report:#}");
+    Ok(())
+}
+
+/// A kernel that keeps its memory to itself.
+pub(crate) fn locked_down() -> Result<()> {
+    let rig = Rig::create()?;
+    let (report, code) = rig.report(&[])?;
+    ensure!(
+        code == 1 && all(&report).contains("kernel_reads"),
+        "{report:#}"
+    );
+    ensure!(
+        report["host"]["lockdown"] == "confidentiality",
+        "{report:#}"
+    );
+    let drop = hook(&report, "drop")?;
+    let why = drop["why"].as_str().unwrap_or_default();
+    ensure!(
+        drop["state"] == "missing" && why.contains("lockdown=confidentiality"),
+        "{drop:#}"
+    );
+    Ok(())
+}
+
+/// What a report says of a hook.
+pub(super) fn hook(report: &Value, name: &str) -> Result<Value> {
+    let hooks = report["hooks"].as_array().context("no hooks")?;
+    let found = hooks.iter().find(|one| one["hook"] == name);
+    Ok(found.with_context(|| format!("no hook {name}"))?.clone())
 }
 
 /// What this kernel would lack is named with its effect.
@@ -65,11 +120,7 @@ pub(super) fn features_left_out() -> Result<()> {
         let (report, _) = report(command.args(["--json", "--self-test=false"]))?;
         ensure!(all(&report).contains(feature), "{feature}: {report:#}");
         if let Some(hook) = hook {
-            let hooks = report["hooks"].as_array().context("no hooks")?;
-            let found = hooks
-                .iter()
-                .find(|one| one["hook"] == hook)
-                .context("no such hook")?;
+            let found = self::hook(&report, hook)?;
             ensure!(found["state"] == "missing", "{found:#}");
         }
         if feature == "tcx" {

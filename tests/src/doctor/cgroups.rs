@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::Value;
 
+use super::calls::hook;
 use super::{Rig, all, report};
 use crate::bpf::cgroup_root;
 use crate::netns::unique_prefix;
@@ -115,9 +116,7 @@ pub(super) fn a_namespace() -> Result<()> {
         .as_str()
         .unwrap_or_default();
     ensure!(why.contains("only that of this cgroup namespace"), "{why}");
-    let hooks = said["hooks"].as_array().context("no hooks")?;
-    let deliver = hooks.iter().find(|hook| hook["hook"] == "deliver");
-    let deliver = deliver.context("no hook deliver")?;
+    let deliver = hook(&said, "deliver")?;
     ensure!(deliver["state"] == "missing", "{deliver:#}");
     Ok(())
 }
