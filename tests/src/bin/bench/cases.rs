@@ -22,6 +22,8 @@ const ETHERTYPE_ARP: u16 = 0x0806;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
+const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;
 const HOP_BY_HOP: u8 = 0;
 const DESTINATION_OPTIONS: u8 = 60;
 const ACK: u8 = 0x10;
@@ -30,7 +32,8 @@ const SYN: u8 = 0x02;
 const LATER_FRAGMENT: u16 = 0x2000 | 0x00b9;
 
 const CLIENT_PORT: u16 = 50_000;
-const PEER_PORT: u16 = 7680;
+/// The port of the TCP cases that are ours.
+pub(crate) const PEER_PORT: u16 = 7680;
 const HTTPS_PORT: u16 = 443;
 /// Nobody watches it.
 const OTHER_PORT: u16 = 22;
@@ -48,6 +51,8 @@ enum Content {
     },
     /// A fragment without ports.
     Fragment,
+    /// An ICMP error that quotes a SYN of ours: nothing that is counted.
+    Error,
 }
 
 /// A packet without a link header.
@@ -94,7 +99,12 @@ pub(crate) struct Case {
     pub(crate) forwarded: bool,
     /// What must be counted.
     pub(crate) expected: Expected,
+    /// How many nanoseconds above an empty program it is to take at most.
+    pub(crate) target: Option<u8>,
 }
+
+/// Stands for the program of [`crate::floor::Parser`] among the others.
+pub(crate) const MINIMAL: &str = "minimal";
 
 /// TCP segment of full size or UDP datagram; the programs read no further than the flags.
 fn transport(protocol: u8, port: u16, flags: u8) -> Vec<u8> {
@@ -139,6 +149,14 @@ const fn options(next_header: u8) -> [u8; 8] {
     [next_header, 0, 1, 4, 0, 0, 0, 0]
 }
 
+/// Destination unreachable: of IPv4 type 3 with code 1, the host (RFC 792), of IPv6 type 1 with code 3, the address
+/// (RFC 4443 section 3.1), quoting a packet.
+fn unreachable(kind: u8, code: u8, quoted: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![kind, code, 0, 0, 0, 0, 0, 0];
+    bytes.extend(quoted);
+    bytes
+}
+
 fn ours(traffic: &'static str, protocol: Protocol, family: Family) -> Content {
     Content::Ours {
         traffic,
@@ -169,6 +187,7 @@ fn packets() -> Vec<Packet> {
         packet(name, ETHERTYPE_IPV6, ipv6(next, payload), content)
     };
     let other = transport(TCP, OTHER_PORT, ACK);
+    let syn = transport(TCP, PEER_PORT, SYN);
     vec![
         packet("not IP", ETHERTYPE_ARP, arp, Content::Foreign),
         v4("IPv4, not ours", TCP, &other, Content::Foreign),
@@ -182,7 +201,7 @@ fn packets() -> Vec<Packet> {
         v4(
             "IPv4 TCP SYN",
             TCP,
-            &transport(TCP, PEER_PORT, SYN),
+            &syn,
             ours("do_peer", Protocol::Tcp, Family::Ipv4),
         ),
         v4(
@@ -202,6 +221,19 @@ fn packets() -> Vec<Packet> {
             HOP_BY_HOP,
             &extended,
             ours("do_peer", Protocol::Tcp, Family::Ipv6),
+        ),
+        // To the SYN of the case above, and one of IPv6.
+        v4(
+            "IPv4 ICMP error",
+            ICMP,
+            &unreachable(3, 1, &ipv4(TCP, 0, &syn)),
+            Content::Error,
+        ),
+        v6(
+            "IPv6 ICMP error",
+            ICMPV6,
+            &unreachable(1, 3, &ipv6(TCP, &syn)),
+            Content::Error,
         ),
         packet(
             "IPv4 fragment without ports",
@@ -235,7 +267,7 @@ fn expected(at: At, packet: &Packet, forwarded: bool) -> Expected {
         At::Deliver | At::Ingress => Direction::Inbound,
     };
     match packet.content {
-        Content::Foreign => Expected::Nothing,
+        Content::Foreign | Content::Error => Expected::Nothing,
         Content::Fragment => Expected::Fragment(direction),
         // Packets that come in are counted when a socket gets them, or when they leave again.
         Content::Ours { .. } if at == At::Ingress => Expected::Nothing,
@@ -253,6 +285,32 @@ fn expected(at: At, packet: &Packet, forwarded: bool) -> Expected {
     }
 }
 
+/// What the programs that most packets pass are held to.
+fn target(program: &str, packet: &Packet) -> Option<u8> {
+    if !["deliver", "egress_ethernet"].contains(&program) {
+        return None;
+    }
+    match packet.content {
+        Content::Foreign => Some(4),
+        Content::Ours { .. } if packet.name.ends_with("SYN") => Some(150),
+        Content::Ours { .. } => Some(25),
+        Content::Fragment | Content::Error => None,
+    }
+}
+
+/// The counter of packets that was made by hand, with what it does not take and what it does.
+fn minimal(packets: &[Packet]) -> impl Iterator<Item = Case> {
+    let known = |packet: &&Packet| ["IPv4, not ours", "IPv4 TCP"].contains(&packet.name);
+    packets.iter().filter(known).map(|packet| Case {
+        program: MINIMAL,
+        packet: packet.name.to_owned(),
+        frame: with_ethernet(packet),
+        forwarded: false,
+        expected: Expected::Nothing,
+        target: None,
+    })
+}
+
 /// All cases. `egress_other` gets frames with an Ethernet header, as test runs always have one: it reads
 /// from the packet how long the link header is, so the way through it is the same.
 pub(crate) fn cases() -> Vec<Case> {
@@ -267,8 +325,8 @@ pub(crate) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for (program, at, ethernet) in programs {
         for packet in &packets {
-            let for_sockets =
-                packet.content != Content::Fragment && packet.ethertype != ETHERTYPE_ARP;
+            let for_sockets = !matches!(packet.content, Content::Fragment | Content::Error)
+                && packet.ethertype != ETHERTYPE_ARP;
             if at == At::Deliver && !for_sockets {
                 continue;
             }
@@ -292,9 +350,11 @@ pub(crate) fn cases() -> Vec<Case> {
                 },
                 forwarded,
                 expected: expected(at, packet, forwarded),
+                target: target(program, packet),
             }));
         }
     }
+    cases.extend(minimal(&packets));
     cases
 }
 

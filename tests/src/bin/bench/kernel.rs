@@ -1,4 +1,4 @@
-//! The two bpf(2) commands that aya does not offer for programs that are no object file's.
+//! The bpf(2) commands that aya does not offer for programs that are no object file's.
 
 use std::ffi::CStr;
 use std::io;
@@ -6,15 +6,22 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use anyhow::{Context as _, Result};
 
-/// From `enum bpf_cmd`, `enum bpf_prog_type` in `linux/bpf.h`.
+/// From `enum bpf_cmd`, `enum bpf_map_type` and `enum bpf_prog_type` in `linux/bpf.h`.
+const BPF_MAP_CREATE: libc::c_long = 0;
+const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
 const BPF_RAW_TRACEPOINT_OPEN: libc::c_long = 17;
+const BPF_LINK_CREATE: libc::c_long = 28;
+const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
 const BPF_PROG_TYPE_CGROUP_SKB: u32 = 8;
 const BPF_PROG_TYPE_TRACING: u32 = 26;
 /// From `enum bpf_attach_type`.
+const BPF_CGROUP_INET_INGRESS: u32 = 0;
 const BPF_TRACE_RAW_TP: u32 = 23;
+const BPF_TCX_INGRESS: u32 = 46;
+const BPF_TCX_EGRESS: u32 = 47;
 
 /// The part of `union bpf_attr` that `BPF_PROG_LOAD` reads here: fields that older kernels lack are left out.
 #[repr(C)]
@@ -46,6 +53,40 @@ struct TracepointOpen {
     pad: u32,
 }
 
+/// What `BPF_LINK_CREATE` reads here.
+#[repr(C)]
+#[derive(Default)]
+struct LinkCreate {
+    prog_fd: u32,
+    /// A descriptor, or the index of an interface.
+    target: u32,
+    attach_type: u32,
+    flags: u32,
+    unset: [u64; 2],
+}
+
+/// What `BPF_MAP_CREATE` reads here.
+#[repr(C)]
+#[derive(Default)]
+struct MapCreate {
+    map_type: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    map_flags: u32,
+}
+
+/// What the commands on an element of a map read.
+#[repr(C)]
+#[derive(Default)]
+struct MapElement {
+    map_fd: u32,
+    pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
 /// The struct `test` of `union bpf_attr`.
 #[repr(C)]
 #[derive(Default)]
@@ -74,13 +115,36 @@ struct Context {
     ifindex: u32,
 }
 
-/// `struct bpf_insn`, both registers 0.
+/// `struct bpf_insn`.
+#[derive(Clone, Copy, Debug)]
 #[repr(C)]
-struct Instruction {
+pub(crate) struct Instruction {
     code: u8,
     registers: u8,
     offset: i16,
     immediate: i32,
+}
+
+impl Instruction {
+    /// `code` as in `linux/bpf.h`; both registers are in one byte, as bit fields of the machine's order.
+    pub(crate) const fn new(code: u8, to: u8, from: u8, offset: i16, immediate: i32) -> Self {
+        let registers = if cfg!(target_endian = "big") {
+            to << 4 | from
+        } else {
+            from << 4 | to
+        };
+        Self {
+            code,
+            registers,
+            offset,
+            immediate,
+        }
+    }
+
+    /// `r0 = value; exit`
+    pub(crate) const fn end(value: i32) -> [Self; 2] {
+        [Self::new(0xb7, 0, 0, 0, value), Self::new(0x95, 0, 0, 0, 0)]
+    }
 }
 
 fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
@@ -122,24 +186,68 @@ pub(crate) fn load_empty(kind: Kind) -> Result<OwnedFd> {
         },
         ..ProgLoad::default()
     };
-    load(&mut attr, kind.pass())
+    load(&mut attr, &Instruction::end(kind.pass()))
 }
 
-/// Loads `r0 = value; exit`.
-fn load(attr: &mut ProgLoad, value: i32) -> Result<OwnedFd> {
-    const LICENSE: &CStr = c"GPL";
-    let instruction = |code, immediate| Instruction {
-        code,
-        registers: 0,
-        offset: 0,
-        immediate,
+/// Loads a classifier.
+pub(crate) fn load_classifier(instructions: &[Instruction]) -> Result<OwnedFd> {
+    let mut attr = ProgLoad {
+        prog_type: BPF_PROG_TYPE_SCHED_CLS,
+        ..ProgLoad::default()
     };
-    // BPF_ALU64 | BPF_MOV | BPF_K, and BPF_JMP | BPF_EXIT.
-    let instructions = [instruction(0xb7, value), instruction(0x95, 0)];
-    attr.insn_cnt = 2;
+    load(&mut attr, instructions)
+}
+
+fn load(attr: &mut ProgLoad, instructions: &[Instruction]) -> Result<OwnedFd> {
+    const LICENSE: &CStr = c"GPL";
+    attr.insn_cnt = u32::try_from(instructions.len())?;
     attr.insns = instructions.as_ptr() as u64;
     attr.license = LICENSE.as_ptr() as u64;
-    open(BPF_PROG_LOAD, attr).context("the empty program was not loaded")
+    open(BPF_PROG_LOAD, attr).context("a program of the measurement was not loaded")
+}
+
+/// Attaches a program of that type: a classifier to both directions of an interface of the caller's network
+/// namespace, by its index; the other one to a cgroup, by its descriptor. Each for as long as its link is held.
+pub(crate) fn attach(program: BorrowedFd<'_>, kind: Kind, target: u32) -> Result<Vec<OwnedFd>> {
+    let places: &[u32] = match kind {
+        Kind::Classifier => &[BPF_TCX_INGRESS, BPF_TCX_EGRESS],
+        Kind::CgroupSkb => &[BPF_CGROUP_INET_INGRESS],
+    };
+    let links = places.iter().map(|&attach_type| {
+        let mut attr = LinkCreate {
+            prog_fd: u32::try_from(program.as_raw_fd())?,
+            target,
+            attach_type,
+            ..LinkCreate::default()
+        };
+        open(BPF_LINK_CREATE, &mut attr).context("a program of the measurement was not attached")
+    });
+    links.collect()
+}
+
+/// Makes an array of one 64-bit number.
+pub(crate) fn number() -> Result<OwnedFd> {
+    let mut attr = MapCreate {
+        map_type: BPF_MAP_TYPE_ARRAY,
+        key_size: 4,
+        value_size: 8,
+        max_entries: 1,
+        ..MapCreate::default()
+    };
+    open(BPF_MAP_CREATE, &mut attr).context("a map")
+}
+
+/// Reads such a number.
+pub(crate) fn read_number(map: BorrowedFd<'_>) -> Result<u64> {
+    let (key, mut value) = (0_u32, 0_u64);
+    let mut attr = MapElement {
+        map_fd: u32::try_from(map.as_raw_fd())?,
+        key: &raw const key as u64,
+        value: &raw mut value as u64,
+        ..MapElement::default()
+    };
+    bpf(BPF_MAP_LOOKUP_ELEM, &mut attr).context("a map")?;
+    Ok(value)
 }
 
 /// A command that gives a descriptor.
@@ -149,21 +257,24 @@ fn open<T>(command: libc::c_long, attr: &mut T) -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(i32::try_from(fd)?) })
 }
 
-/// Loads an empty program for a BTF tracepoint, whose type is given by its number in the kernel's BTF, and attaches
+/// Loads a program for a BTF tracepoint, whose type is given by its number in the kernel's BTF, and attaches
 /// it for as long as both are held: program and link.
-pub(crate) fn empty_at_tracepoint(btf_id: u32) -> Result<(OwnedFd, OwnedFd)> {
+pub(crate) fn at_tracepoint(
+    btf_id: u32,
+    instructions: &[Instruction],
+) -> Result<(OwnedFd, OwnedFd)> {
     let mut attr = ProgLoad {
         prog_type: BPF_PROG_TYPE_TRACING,
         expected_attach_type: BPF_TRACE_RAW_TP,
         attach_btf_id: btf_id,
         ..ProgLoad::default()
     };
-    let program = load(&mut attr, 0)?;
+    let program = load(&mut attr, instructions)?;
     let mut attr = TracepointOpen {
         prog_fd: u32::try_from(program.as_fd().as_raw_fd())?,
         ..TracepointOpen::default()
     };
-    let link = open(BPF_RAW_TRACEPOINT_OPEN, &mut attr).context("the empty program")?;
+    let link = open(BPF_RAW_TRACEPOINT_OPEN, &mut attr).context("the tracepoint")?;
     Ok((program, link))
 }
 

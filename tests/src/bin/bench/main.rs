@@ -10,6 +10,7 @@ mod cases;
 mod compare;
 mod daemon;
 mod drops;
+mod floor;
 mod kernel;
 mod measure;
 mod path;

@@ -18,7 +18,8 @@ use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, unshare};
 use serde::Serialize;
 
-use crate::cases::{Case, DEVICE_MAC, Expected, HOST_IPV4, cases};
+use crate::cases::{Case, DEVICE_MAC, Expected, HOST_IPV4, MINIMAL, PEER_PORT, cases};
+use crate::floor::Parser;
 use crate::kernel::{self, Input, Kind};
 use crate::product;
 use crate::spread::Spread;
@@ -37,6 +38,8 @@ struct Row {
     ours: Spread,
     /// What ours took more than the empty one right before it.
     above: Spread,
+    /// What that is to be at most.
+    target: Option<u8>,
 }
 
 /// Everything that was measured, and where.
@@ -56,7 +59,8 @@ impl Report {
     pub(crate) fn show(&self) -> Result<String> {
         let mut text = format!(
             "Linux {}, {}{}\n{} rounds; in each the empty program and ours take turns, {} runs each. \
-             Nanoseconds a packet: median (min..max).\nAll caches are warm.\n\n",
+             Nanoseconds a packet: median (min..max).\nAll caches are warm. \"minimal\" is a classifier made by hand, \
+             which only counts the segments of one port in one number.\n\n",
             self.kernel,
             self.cpu,
             if self.statistics {
@@ -69,14 +73,15 @@ impl Report {
         );
         writeln!(
             text,
-            "{:<17} {:<41} {:>5} {:>5}  above empty",
-            "program", "packet", "empty", "ours"
+            "{:<17} {:<41} {:>5} {:>5} {:>6}  above empty",
+            "program", "packet", "empty", "ours", "target"
         )?;
         for row in &self.rows {
             let Spread { median, min, max } = row.above;
+            let target = row.target.map_or_else(String::new, |t| t.to_string());
             writeln!(
                 text,
-                "{:<17} {:<41} {:>5.0} {:>5.0}  {median:.0} ({min:.0}..{max:.0})",
+                "{:<17} {:<41} {:>5.0} {:>5.0} {target:>6}  {median:.0} ({min:.0}..{max:.0})",
                 row.program, row.packet, row.empty.median, row.ours.median
             )?;
         }
@@ -172,6 +177,9 @@ struct Bench {
     traffics: Traffics,
     empty_classifier: OwnedFd,
     empty_cgroup: OwnedFd,
+    minimal: Parser,
+    /// What it must have counted by now.
+    minimal_expected: u64,
     device: u32,
     incoming: u32,
     /// What must have been counted by now.
@@ -202,6 +210,8 @@ impl Bench {
             traffics,
             empty_classifier: kernel::load_empty(Kind::Classifier)?,
             empty_cgroup: kernel::load_empty(Kind::CgroupSkb)?,
+            minimal: Parser::load(PEER_PORT)?,
+            minimal_expected: 0,
             device,
             incoming,
             expected: Counted::default(),
@@ -210,6 +220,10 @@ impl Bench {
 
     /// The program of a case, the empty one next to it, and their type.
     fn programs(&self, case: &Case) -> Result<(BorrowedFd<'_>, BorrowedFd<'_>, Kind)> {
+        if case.program == MINIMAL {
+            let ours = self.minimal.program.as_fd();
+            return Ok((ours, self.empty_classifier.as_fd(), Kind::Classifier));
+        }
         let program = self.ebpf.program(case.program).context(case.program)?;
         let ours = program.fd()?.as_fd();
         match program {
@@ -242,6 +256,9 @@ impl Bench {
                 outcome.returned
             );
         }
+        if case.program == MINIMAL && case.packet == "IPv4 TCP" {
+            self.minimal_expected += u64::from(repeat);
+        }
         self.expected
             .expect(case, &self.traffics, self.device, u64::from(repeat))?;
         Ok((f64::from(empty.nanoseconds), f64::from(ours.nanoseconds)))
@@ -256,17 +273,24 @@ impl Bench {
              counted  {counted:?}\n  expected {:?}",
             self.expected
         );
+        let counted = self.minimal.counted()?;
+        ensure!(
+            counted == self.minimal_expected,
+            "the minimal classifier counted {counted} of {}",
+            self.minimal_expected
+        );
         Ok(())
     }
 
     fn run(mut self, rounds: u32, repeat: u32) -> Result<Report> {
         let cases = cases();
         for case in &cases {
-            let program = self.ebpf.program(case.program).context(case.program)?;
-            ensure!(
-                program.info()?.size_jitted() > 0,
-                "the kernel interprets BPF programs (net.core.bpf_jit_enable): times say nothing"
-            );
+            if let Some(program) = self.ebpf.program(case.program) {
+                ensure!(
+                    program.info()?.size_jitted() > 0,
+                    "the kernel interprets BPF programs (net.core.bpf_jit_enable): times say nothing"
+                );
+            }
             self.turn(case, PROOF)?;
             self.prove(&format!("{} with {}", case.program, case.packet))?;
         }
@@ -287,6 +311,7 @@ impl Bench {
                 empty: spread(|(empty, _)| *empty)?,
                 ours: spread(|(_, ours)| *ours)?,
                 above: spread(|(empty, ours)| ours - empty)?,
+                target: case.target,
             })
         });
         let statistics = fs::read_to_string("/proc/sys/kernel/bpf_stats_enabled")

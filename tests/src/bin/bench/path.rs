@@ -18,6 +18,7 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 use serde::Serialize;
 
+use crate::floor::{Minimal, Nothing};
 use crate::spread::Spread;
 use crate::stream;
 
@@ -51,14 +52,20 @@ enum Watcher {
     NobodyAgain,
     /// The daemon, without any settings.
     Daemon,
+    /// Programs that do nothing, at the hooks of the daemon.
+    Nothing,
+    /// A counter of drops on the watched port, made by hand. Where the kernel refuses it, nobody.
+    Minimal,
     /// Twenty counters of nftables, among them those of the watched ports.
     Counters,
 }
 
-const WATCHERS: [Watcher; 4] = [
+const WATCHERS: [Watcher; 6] = [
     Watcher::Nobody,
     Watcher::NobodyAgain,
     Watcher::Daemon,
+    Watcher::Nothing,
+    Watcher::Minimal,
     Watcher::Counters,
 ];
 
@@ -73,28 +80,58 @@ pub(crate) struct Row {
     noise: Spread,
     /// Ratio.
     daemon: Spread,
+    /// Ratio: what any programs at these hooks cost.
+    nothing: Spread,
+    /// Ratio: what counting drops costs at least.
+    minimal: Spread,
     /// Ratio.
     counters: Spread,
+    /// What the ratio of the daemon should be at most.
+    target: Option<f64>,
 }
+
+/// What a ratio should be at most on a watched port; of the stream's time, for 99 % of its throughput.
+const TARGETS: [(&str, f64); 4] = [
+    ("forwarded", 1.02),
+    ("delivered", 1.02),
+    ("dropped", 1.06),
+    (STREAM, 1.0 / 0.99),
+];
 
 /// The rows as a table for people.
 pub(crate) fn show(rows: &[Row]) -> Result<String> {
     if rows.is_empty() {
         return Ok(String::new());
     }
-    let mut text = format!(
-        "\nCPU time of a small packet on its whole way, and of a KiB of a TCP stream: nanoseconds, and ratios to them in the same round.\n\n{:<10} {:<12} {:>8}  {:<24} {:<24} {:<24}\n",
-        "way", "port", "nobody", "nobody again", "peerwatch", "20 nft counters"
+    let mut text = String::from(
+        "\nCPU time of a small packet on its whole way, and of a KiB of a TCP stream: nanoseconds, and ratios to them in the same round.\n\
+         \"no-ops\": programs that do nothing, at the same hooks. \"minimal\": a counter of drops alone, made by hand.\n\n",
     );
+    writeln!(
+        text,
+        "{:<10} {:<12} {:>8}  {:<21} {:<21} {:>6}  {:<21} {:<21} {:<21}",
+        "way",
+        "port",
+        "nobody",
+        "nobody again",
+        "peerwatch",
+        "target",
+        "no-ops",
+        "minimal",
+        "20 nft counters"
+    )?;
     for row in rows {
+        let target = row.target.map_or_else(String::new, |t| format!("{t:.2}"));
         writeln!(
             text,
-            "{:<10} {:<12} {:>8.0}  {:<24} {:<24} {:<24}",
+            "{:<10} {:<12} {:>8.0}  {:<21} {:<21} {target:>6}  {:<21} {:<21} {:<21}",
             row.way,
             row.port,
             row.nobody.median,
             row.noise.ratio(),
             row.daemon.ratio(),
+            row.nothing.ratio(),
+            row.minimal.ratio(),
             row.counters.ratio()
         )?;
     }
@@ -193,9 +230,14 @@ impl Lab {
 
     /// All ways, with somebody who watches.
     fn watched(&self, watcher: Watcher) -> Result<Vec<f64>> {
-        let mut daemon = None;
+        let (mut daemon, mut nothing, mut minimal) = (None, None, None);
         match watcher {
             Watcher::Nobody | Watcher::NobodyAgain => {}
+            Watcher::Nothing => {
+                let interfaces = [self.gateway.ifindex("g0")?, self.gateway.ifindex("d0")?];
+                nothing = Some(self.gateway.run(|| Nothing::attach(&interfaces))?);
+            }
+            Watcher::Minimal => minimal = self.gateway.run(|| Ok(Minimal::attach(443).ok()))?,
             Watcher::Daemon => daemon = Some(Daemon::start(&self.gateway, self.folder.path())?),
             Watcher::Counters => self.gateway.nft(&counters())?,
         }
@@ -212,6 +254,15 @@ impl Lab {
         }
         if let Some(mut daemon) = daemon {
             daemon.stop()?;
+        }
+        drop(nothing);
+        if let Some(minimal) = minimal {
+            let counted = minimal.counted()?;
+            // Two turns of the dropped ones.
+            ensure!(
+                counted == u64::from(PACKETS) * 2,
+                "the minimal counter counted {counted}: its times say nothing"
+            );
         }
         if watcher == Watcher::Counters {
             self.gateway.nft("delete table inet counters")?;
@@ -250,9 +301,9 @@ pub(crate) fn measure(rounds: u32) -> Result<Vec<Row>> {
     let mut cpus = CpuSet::new();
     cpus.set(0)?;
     sched_setaffinity(Pid::from_raw(0), &cpus).context("running on one CPU")?;
-    let mut rounds_of: Vec<[Vec<f64>; 4]> = Vec::new();
+    let mut rounds_of: Vec<[Vec<f64>; WATCHERS.len()]> = Vec::new();
     for round in 0..rounds {
-        let mut times = [const { Vec::new() }; 4];
+        let mut times = [const { Vec::new() }; WATCHERS.len()];
         // Each is first, second, third and last as often as the others.
         for turn in 0..WATCHERS.len() {
             let at = (turn + round as usize) % WATCHERS.len();
@@ -280,7 +331,13 @@ pub(crate) fn measure(rounds: u32) -> Result<Vec<Row>> {
                 nobody: Spread::of(nobody).context("no rounds")?,
                 noise: ratio(1)?,
                 daemon: ratio(2)?,
-                counters: ratio(3)?,
+                nothing: ratio(3)?,
+                minimal: ratio(4)?,
+                counters: ratio(5)?,
+                target: (port == 0)
+                    .then(|| TARGETS.iter().find(|(way, _)| *way == name))
+                    .flatten()
+                    .map(|(_, target)| *target),
             });
         }
     }

@@ -21,6 +21,12 @@ pub(crate) fn load() -> Result<Ebpf> {
     load_without(&[])
 }
 
+/// Whether this kernel lets the drop program read headers directly.
+pub(crate) fn reads_directly() -> Result<bool> {
+    let kernel = Kernel::read(None)?;
+    Ok(Features::probe(&kernel, Path::new(DEFAULT_MOUNT), &[]).has(Feature::HeadReads))
+}
+
 /// The same as on a kernel without BTF tracepoints.
 pub(crate) fn load_raw() -> Result<Ebpf> {
     load_without(&[Feature::TpBtf])
