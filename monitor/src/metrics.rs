@@ -27,6 +27,7 @@ use crate::traffic::Traffics;
 
 pub mod attempts;
 mod families;
+mod family;
 pub mod firewall;
 mod interfaces;
 mod keep;
@@ -37,7 +38,7 @@ pub mod states;
 pub use interfaces::InterfaceNames;
 pub(crate) use keep::replay;
 
-use families::Family;
+use family::Family;
 
 /// What of the running kernel the metrics tell.
 #[derive(Clone, Debug)]
@@ -350,6 +351,8 @@ impl Source {
 pub struct Exporter {
     source: Arc<Source>,
     process: ProcessCollector,
+    /// What was shown last, by name: the next time most of it is the same, but for numbers.
+    shown: Mutex<BTreeMap<String, MetricFamily>>,
 }
 
 impl std::fmt::Debug for Exporter {
@@ -365,6 +368,7 @@ impl Exporter {
         Self {
             source,
             process: ProcessCollector::for_self(),
+            shown: Mutex::new(BTreeMap::new()),
         }
     }
 
@@ -374,18 +378,25 @@ impl Exporter {
     ///
     /// Why the maps could not be read.
     pub fn render(&self) -> Result<String, String> {
-        let mut families: Vec<MetricFamily> = self
-            .source
-            .families()?
-            .into_iter()
-            .map(Family::into_proto)
-            .collect();
+        let families = self.source.families()?;
+        // Not held: two at once are rare, and then one of them makes everything anew.
+        let mut shown = std::mem::take(&mut *lock(&self.shown));
+        let proto = |family: Family| {
+            let before = shown.remove(family.name());
+            family.into_proto(before)
+        };
+        let mut families: Vec<MetricFamily> = families.into_iter().map(proto).collect();
         families.extend(self.process.collect());
         // Without a registry, which would sort the labels of all series at each scrape: a quarter of its time.
         families.retain(|family| !family.get_metric().is_empty());
         families.sort_by(|a, b| a.name().cmp(b.name()));
-        TextEncoder::new()
+        let text = TextEncoder::new()
             .encode_to_string(&families)
-            .map_err(|error| error.to_string())
+            .map_err(|error| error.to_string());
+        let names = families.into_iter();
+        *lock(&self.shown) = names
+            .map(|family| (family.name().to_owned(), family))
+            .collect();
+        text
     }
 }

@@ -2,7 +2,7 @@
 
 use monitor_common::{Direction, Family as AddressFamily, Protocol};
 
-use super::families::Family;
+use super::family::Family;
 use super::names::{ATTEMPTS, ATTEMPTS_LOST, HANDSHAKE};
 use crate::attempt::Outcome;
 use crate::attempt::totals::{Series, Totals, possible};

@@ -1,17 +1,14 @@
-//! Building metric families, and those that say how the monitor itself fares.
+//! Metric families that say how the monitor itself fares.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use prometheus::proto::{
-    Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
-};
-
 use super::KernelInfo;
 use super::attempts::Attempts;
+use super::family::Family;
 use super::names::{
     BUILD_INFO, EVENTS_LOST, HOOK_ATTACHED, HOOK_INFO, KERNEL_INFO, LOG_SUPPRESSED, MAP_CAPACITY,
-    MAP_ENTRIES, MAP_FULL, Name, PROGRAM_RUNS, PROGRAM_SECONDS, REATTACHMENTS, RELOAD, RESTART_GAP,
+    MAP_ENTRIES, MAP_FULL, PROGRAM_RUNS, PROGRAM_SECONDS, REATTACHMENTS, RELOAD, RESTART_GAP,
     SELF_TEST, TRAFFIC_INFO,
 };
 use crate::bpf::Hook;
@@ -20,94 +17,6 @@ use crate::bpf::counters::{Fill, Snapshot};
 use crate::bpf::runs::Run;
 use crate::traffic::Traffics;
 use monitor_common::event::loss;
-
-/// A metric family under construction.
-#[derive(Debug)]
-pub(super) struct Family {
-    name: Name,
-    metrics: Vec<Metric>,
-}
-
-impl Family {
-    pub(super) fn new(name: Name) -> Self {
-        Self {
-            name,
-            metrics: Vec::new(),
-        }
-    }
-
-    /// Adds one series.
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "the format has floats; they are exact up to 2^53"
-    )]
-    pub(super) fn add(&mut self, labels: &[(&str, &str)], value: u64) {
-        self.add_fraction(labels, value as f64);
-    }
-
-    /// Adds one series with a fraction.
-    pub(super) fn add_fraction(&mut self, labels: &[(&str, &str)], value: f64) {
-        let mut metric = self.labelled(labels);
-        if self.name.kind == MetricType::COUNTER {
-            let mut counter = Counter::default();
-            counter.set_value(value);
-            metric.set_counter(counter);
-        } else {
-            let mut gauge = Gauge::default();
-            gauge.set_value(value);
-            metric.set_gauge(gauge);
-        }
-        self.metrics.push(metric);
-    }
-
-    /// Adds one series of a histogram: upper bounds with how many are at or below each, then the sum and
-    /// the number of all.
-    pub(super) fn add_histogram(
-        &mut self,
-        labels: &[(&str, &str)],
-        buckets: impl Iterator<Item = (f64, u64)>,
-        sum: f64,
-        count: u64,
-    ) {
-        let mut metric = self.labelled(labels);
-        let mut histogram = Histogram::default();
-        let buckets = buckets.map(|(bound, count)| {
-            let mut bucket = Bucket::default();
-            bucket.set_upper_bound(bound);
-            bucket.set_cumulative_count(count);
-            bucket
-        });
-        histogram.set_bucket(buckets.collect());
-        histogram.set_sample_sum(sum);
-        histogram.set_sample_count(count);
-        metric.set_histogram(histogram);
-        self.metrics.push(metric);
-    }
-
-    fn labelled(&self, labels: &[(&str, &str)]) -> Metric {
-        debug_assert!(
-            labels.iter().map(|(name, _)| name).eq(self.name.labels),
-            "{} with {labels:?}",
-            self.name.full
-        );
-        let pairs = labels.iter().map(|(name, value)| {
-            let mut pair = LabelPair::default();
-            pair.set_name((*name).to_owned());
-            pair.set_value((*value).to_owned());
-            pair
-        });
-        Metric::from_label(pairs.collect())
-    }
-
-    pub(super) fn into_proto(self) -> MetricFamily {
-        let mut family = MetricFamily::default();
-        family.set_name(self.name.full.to_owned());
-        family.set_help(self.name.help.to_owned());
-        family.set_field_type(self.name.kind);
-        family.set_metric(self.metrics);
-        family
-    }
-}
 
 /// How a restart went, and what was taken off since.
 pub(super) fn continuity(states: &SharedStates) -> [Family; 2] {

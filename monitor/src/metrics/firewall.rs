@@ -1,7 +1,7 @@
 //! `conntrack_entries`, `conntrack_limit`, `ruleset_changes_total`,
 //! `ruleset_last_change_timestamp_seconds`.
 
-use super::families::Family;
+use super::family::Family;
 use super::names::{CONNTRACK_ENTRIES, CONNTRACK_LIMIT, RULESET_CHANGE, RULESET_CHANGES};
 use crate::conntrack::Conntrack;
 use crate::ruleset::{Changes, Kind};

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use monitor_common::interface::{InterfaceCount, NO_INTERFACE, OTHER_INTERFACES, RETIRED};
 use monitor_common::{Direction, Verdict};
 
-use super::families::Family;
+use super::family::Family;
 use super::names::INTERFACE_PACKETS;
 use super::packets::Measured;
 use crate::bpf::counters::{Counters, ReadError, Snapshot, add_interface};
@@ -245,7 +245,9 @@ mod tests {
     fn shown(names: &mut InterfaceNames, passed: u64) -> (Option<u64>, u64) {
         let mut snapshot = Snapshot::default();
         snapshot.interfaces.insert(7, counted(passed));
-        let family = names.family(&snapshot, EVERYTHING, |_| true).into_proto();
+        let family = names
+            .family(&snapshot, EVERYTHING, |_| true)
+            .into_proto(None);
         let of = |name: &str| {
             let series = family.get_metric().iter().find(|metric| {
                 let labels = metric

@@ -6,7 +6,7 @@ use monitor_common::counter::{Count, Series, Slot};
 use monitor_common::drop::{Class, DropKey, Group};
 use monitor_common::{Direction, Family as AddressFamily, Flow, Verdict};
 
-use super::families::Family;
+use super::family::Family;
 use super::names::{BYTES, DROPS, FRAGMENTS, LATE_DROPS, PACKETS};
 use crate::bpf::counters::Snapshot;
 use crate::drop::ReasonTable;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use monitor_common::Direction;
 use serde::{Deserialize, Serialize};
 
-use super::families::Family;
+use super::family::Family;
 use super::names::{
     BLOCKED_BY, BLOCKED_SINCE, EVALUATION, LAST_ATTEMPT, LAST_SUCCESS, STATE, STATE_SINCE,
     WINDOW_ATTEMPTS, WINDOW_PAIRS,
