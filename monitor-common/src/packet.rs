@@ -5,7 +5,7 @@
 
 mod glance;
 
-pub use glance::{Glance, glance_ipv4, glance_ipv6};
+pub use glance::{Glance, Start4, Start6, glance_ipv4, glance_ipv6, glance_ipv6_extended};
 
 /// Plain old data: any bytes are a valid value.
 ///

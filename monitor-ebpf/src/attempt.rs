@@ -8,8 +8,11 @@
 
 use monitor_common::Protocol;
 use monitor_common::attempt::{Said, is_icmp};
-use monitor_common::packet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Headers, Ports, Reader, blur};
+use monitor_common::packet::{
+    ETHERTYPE_IPV4, ETHERTYPE_IPV6, Headers, Ports, Reader, Start4, Start6, blur,
+};
 
+use crate::kernel::skb::{HeadReader, Skb};
 use crate::maps::NOTES;
 use crate::packet::{SYN_OR_RST, Watched};
 use crate::teredo;
@@ -29,12 +32,18 @@ pub(crate) const ERROR: u32 = 2;
 /// [`Note::task`]: a UDP packet of the Teredo traffic.
 pub(crate) const TEREDO: u32 = 3;
 
+/// Room for the longer of both, in units of 2 bytes and whole ones of 8.
+const START: usize = size_of::<Start6>().next_multiple_of(8) / 2;
+const _: () = assert!(size_of::<Start4>() <= START * 2);
+
 /// What a hook has seen of a packet, for the program that follows it. Never leaves the kernel.
 #[repr(C)]
 pub(crate) struct Note {
     /// Of a packet that is freed: which one, and where its IP header is.
     pub(crate) skb: u64,
     pub(crate) base: u64,
+    /// Of such a packet: where its memory begins.
+    pub(crate) head: u64,
     pub(crate) location: u64,
     pub(crate) available: u32,
     pub(crate) reason: u32,
@@ -60,7 +69,8 @@ pub(crate) struct Note {
     pub(crate) direction: u32,
     /// Code of the class of a drop.
     pub(crate) class: u32,
-    /// The rest is the following program's: what the packet says.
+    /// The rest is the following program's: the beginning of the packet, and what it says.
+    start: [u16; START],
     said: Said,
     /// Code of a [`monitor_common::attempt::Stage`].
     pub(crate) stage: u8,
@@ -77,6 +87,17 @@ pub(crate) fn note(hook: u32) -> Option<&'static mut Note> {
     // programs look whether it is still theirs. With PREEMPT_RT a lock of the CPU sees to that; in one built
     // without PREEMPT_RT_NEEDS_BH_LOCK (6.18) two packets may mix, to an attempt that no answer finds.
     NOTES.get_ptr_mut(hook).map(|note| unsafe { &mut *note })
+}
+
+/// A reader of the freed packet that a note is of.
+#[inline(always)]
+pub(crate) fn reader(skb: Skb, note: &Note) -> HeadReader {
+    let memory = skb.memory(note.head);
+    HeadReader {
+        memory,
+        base: memory.pointer(note.base as *const u8),
+        available: note.available,
+    }
 }
 
 /// Whether a segment may belong to an attempt, by a cheap look at its flags: not 0.

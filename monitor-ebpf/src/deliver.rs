@@ -8,8 +8,7 @@ use monitor_common::packet::{Headers, Reader, TcpStart};
 use monitor_common::{Direction, Protocol};
 
 use crate::glance::{self, Hook, Plain};
-use crate::kernel::device;
-use crate::kernel::probe;
+use crate::kernel::{Memory, device, probe};
 use crate::maps::{INTERFACES, LAST};
 use crate::packet::{Direct, Watched, watched};
 use crate::pass::{is_any, parse, pass};
@@ -33,10 +32,10 @@ fn is_own(skb: *mut __sk_buff) -> bool {
         // SAFETY: the context is valid while the program runs.
         return unsafe { bpf_get_netns_cookie(skb.cast()) } == globals::NETNS_COOKIE.load();
     }
-    let Some(address) = probe::<*const u8>(skb.cast(), &globals::SK_BUFF_DEV) else {
+    let Some(address) = probe::<u64>(skb.cast(), &globals::SK_BUFF_DEV) else {
         return false;
     };
-    device::look(address).is_own()
+    device::look(Memory::CALLED, address as *const u8).is_own()
 }
 
 /// Whether the configuration leaves the interface out.

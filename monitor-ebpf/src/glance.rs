@@ -1,12 +1,14 @@
 //! What a glance tells of a packet, before the parser is asked.
 //!
-//! Nearly every packet has neither IP options nor extension headers, and opens or ends no connection. It is read
-//! with one check of its end and three loads. The parser, which must take everything, sends most that it finds
+//! Nearly every packet has neither IP options nor more than two extension headers, and opens or ends no connection.
+//! Without any it is read with one check of its end and three loads. The parser, which must take everything, sends most that it finds
 //! through memory, so that the verifier can follow it ([`monitor_common::packet::blur`]).
 
 use aya_ebpf::bindings::__sk_buff;
 use monitor_common::counter::Slot;
-use monitor_common::packet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Glance, glance_ipv4, glance_ipv6};
+use monitor_common::packet::{
+    ETHERTYPE_IPV4, ETHERTYPE_IPV6, Glance, glance_ipv4, glance_ipv6, glance_ipv6_extended,
+};
 use monitor_common::traffic::UNWATCHED;
 use monitor_common::{Direction, Family, Flow, Protocol};
 
@@ -48,7 +50,10 @@ pub(crate) fn look(skb: &__sk_buff, ethertype: u32, network: u32, hook: &impl Ho
     } else if ethertype == u32::from(u16::to_be(ETHERTYPE_IPV6)) {
         match glance_ipv6(&reader, network) {
             Some(glance) => sort(&glance, Family::Ipv6, hook),
-            None => false,
+            None => match glance_ipv6_extended(&reader, network) {
+                Some(glance) => sort(&glance, Family::Ipv6, hook),
+                None => false,
+            },
         }
     } else {
         false
@@ -81,7 +86,7 @@ fn sort(glance: &Glance, family: Family, hook: &impl Hook) -> bool {
     // Logs want more than counts.
     if globals::LOG_ALLOWED.load() != 0
         || globals::DIAGNOSTICS.load() != 0
-        || glance.length == 0
+        || glance.length() == 0
         // A packet of Teredo may be part of an attempt.
         || !glance.is_tcp && TEREDO_TRAFFIC.get(0).is_none_or(|of| *of == u32::from(traffic))
     {
@@ -93,7 +98,7 @@ fn sort(glance: &Glance, family: Family, hook: &impl Hook) -> bool {
         traffic: u32::from(traffic),
         flow,
         ports: ports_key(glance.ports),
-        length: glance.length,
+        length: glance.length(),
     })
 }
 

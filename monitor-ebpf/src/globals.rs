@@ -76,6 +76,8 @@ globals! {
     HAS_REASON: u8 = 0;
     /// 1 where `kfree_skb` has the argument `rx_sk` (6.11 and later).
     HAS_RECEIVING_SOCKET: u8 = 0;
+    /// 1 where BTF tracepoint programs may read through `sk_buff.head`, and whatever is reached from there.
+    HAS_HEAD_READS: u8 = 0;
     /// Inode number of the daemon's network namespace.
     NETNS_INUM: u32 = 0;
     /// Cookie of that namespace (`SO_NETNS_COOKIE`); used where [`HAS_NETNS_COOKIE`] is 1.

@@ -61,7 +61,7 @@ fn decide(ctx: BtfTracePointContext) -> i32 {
 /// What `decide` goes on with, where the packet may belong to an attempt.
 #[btf_tracepoint(function = "kfree_skb")]
 fn follow_drop(ctx: BtfTracePointContext) -> i32 {
-    attempt::follow_head(ctx.arg(0));
+    attempt::follow_head(Skb::typed(ctx.arg(0)));
     0
 }
 
@@ -87,7 +87,8 @@ fn decide_raw(ctx: RawTracePointContext) -> i32 {
 /// As `follow_drop`.
 #[raw_tracepoint(tracepoint = "kfree_skb")]
 fn follow_drop_raw(ctx: RawTracePointContext) -> i32 {
-    attempt::follow_head(ctx.arg(0));
+    // Nothing of its struct is read here.
+    attempt::follow_head(Skb::unread(ctx.arg(0)));
     0
 }
 
@@ -104,16 +105,16 @@ fn arguments<C: EbpfContext>(ctx: &C, skb: Skb) -> drop::Freed {
     } else {
         0
     };
-    let receiving_socket = if globals::HAS_RECEIVING_SOCKET.load() != 0 {
-        argument(3) as *const u8
+    let receiving = if globals::HAS_RECEIVING_SOCKET.load() != 0 {
+        argument(3)
     } else {
-        core::ptr::null()
+        0
     };
     drop::Freed {
         skb,
         location: argument(1),
         reason,
-        receiving_socket,
+        receiving,
     }
 }
 

@@ -118,6 +118,10 @@ pub(crate) static SKB_COPY: PerCpuArray<[u64; 64]> = PerCpuArray::with_max_entri
 #[map]
 pub(crate) static LOG_LIMIT: Array<u64> = Array::with_max_entries(1, 0);
 
+/// The kernel's tick (`jiffies64`) before which no event can be allowed.
+#[map]
+pub(crate) static LOG_PAUSE: Array<u64> = Array::with_max_entries(1, 0);
+
 /// Packet events.
 #[map]
 pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(EVENT_RING_BYTES, 0);

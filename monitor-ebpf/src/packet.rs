@@ -129,13 +129,19 @@ pub(crate) const SYN_OR_RST: u8 = 0x06;
 /// Which traffic the ports belong to.
 #[inline(always)]
 pub(crate) fn watched<R: Reader>(reader: &R, headers: &Headers) -> Watched {
-    let Some(ports) = reader.get::<Ports>(headers.transport) else {
-        return NOBODY;
-    };
+    match reader.get::<Ports>(headers.transport) {
+        Some(ports) => watched_by(ports, headers.protocol),
+        None => NOBODY,
+    }
+}
+
+/// As [`watched`], of ports that were read; `protocol` is the code of the [`Protocol`].
+#[inline(always)]
+pub(crate) fn watched_by(ports: Ports, protocol: u32) -> Watched {
     let Some(table) = PORT_TABLE.get(0) else {
         return NOBODY;
     };
-    let table = if headers.protocol == Protocol::Tcp as u32 {
+    let table = if protocol == Protocol::Tcp as u32 {
         &table.tcp
     } else {
         &table.udp

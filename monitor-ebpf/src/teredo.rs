@@ -87,7 +87,8 @@ pub(crate) fn copy_of_head(reader: &HeadReader, note: &Note) -> Option<()> {
     } else {
         note.payload
     });
-    let base = reader.base;
+    // The helper takes an address and no pointer.
+    let base = note.base as *const u8;
     let copy = |target: *mut u8| {
         let from = base.wrapping_add(start as usize);
         // SAFETY: `copied` is at most the size of the target; the helper checks the address.

@@ -14,6 +14,7 @@ use crate::wait::{DEADLINE, until};
 /// The trials of this file.
 pub const TRIALS: &[OwnLab] = &[
     ("degraded/raw_tp/core_rows", raw_tp),
+    ("degraded/calls/core_rows", calls),
     ("degraded/clsact/core_rows", clsact),
     ("degraded/no_cgroup_root/other_rows", no_cgroup_root),
     ("degraded/no_btf/allowed_rows", no_btf),
@@ -82,6 +83,21 @@ fn raw_tp() -> Result<()> {
             .any(|line| line.contains(" WARN ") && line.contains(warned)),
         "no {warned:?}: {}",
         lab.daemon.errors()
+    );
+    run(&lab, &ALLOWED)?;
+    run(&lab, &DROPPED)
+}
+
+/// The drop program reads by calls what newer kernels let it read directly. On others this is what all tests do.
+fn calls() -> Result<()> {
+    let lab = Lab::create_with(&Start {
+        environment: &[("PEERWATCH_WITHOUT", "head_reads")],
+        ..Start::default()
+    })?;
+    ensure!(
+        modes(&lab, "drop")? == ["tp_btf"],
+        "{:?}",
+        modes(&lab, "drop")?
     );
     run(&lab, &ALLOWED)?;
     run(&lab, &DROPPED)

@@ -3,7 +3,7 @@
 //! Generic over where the bytes come from, as [`crate::packet`] is, and for the same reason.
 
 use super::{Kind, TcpQuote, icmp_error, segment_kind, sequence};
-use crate::packet::{Address4, Address6, Ports, Reader, TcpStart, blur};
+use crate::packet::{Address4, Address6, Ports, Reader, Start4, Start6, TcpStart, blur};
 
 /// What was read. Filled in place: the programs keep it in a map's value, and a copy would cost them stack.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -60,6 +60,33 @@ impl Said {
         length: u32,
     ) -> Option<()> {
         let tcp: TcpStart = reader.get(transport)?;
+        self.take(tcp, transport.wrapping_sub(network), length)?;
+        self.addresses(reader, is_ipv6, network)
+    }
+
+    /// As [`Said::segment`], of a packet that was read in one; `None` as well where that is not all there is to read
+    /// ([`Start4::plain_length`]).
+    #[inline(always)]
+    pub fn plain_ipv4(&mut self, packet: &Start4) -> Option<()> {
+        let length = packet.plain_length()?;
+        let (source, destination) = packet.addresses();
+        self.source = mapped(source);
+        self.destination = mapped(destination);
+        self.take(packet.transport, 20, length)
+    }
+
+    /// As [`Said::plain_ipv4`].
+    #[inline(always)]
+    pub fn plain_ipv6(&mut self, packet: &Start6) -> Option<()> {
+        let length = packet.plain_length()?;
+        self.source = packet.source.bytes();
+        self.destination = packet.destination.bytes();
+        self.take(packet.transport, 40, length)
+    }
+
+    /// Takes what a TCP header says. `header` is the length of the IP header before it.
+    #[inline(always)]
+    fn take(&mut self, tcp: TcpStart, header: u32, length: u32) -> Option<()> {
         let kind = segment_kind(tcp.flags);
         if kind == 0 {
             return None;
@@ -67,8 +94,8 @@ impl Said {
         let [a, b, c, d] = tcp.numbers;
         if kind == Kind::Syn.code() {
             self.sequence = sequence([a, b]);
-            let header = u32::from(tcp.flags.data_offset >> 4) * 4;
-            let data = payload(length, transport.wrapping_sub(network), header)?;
+            let tcp_header = u32::from(tcp.flags.data_offset >> 4) * 4;
+            let data = payload(length, header, tcp_header)?;
             self.alias = self.sequence.wrapping_add(data);
         } else {
             self.sequence = sequence([c, d]).wrapping_sub(1);
@@ -77,7 +104,7 @@ impl Said {
         self.ports = tcp.ports;
         self.kind = kind;
         self.error_kind = 0;
-        self.addresses(reader, is_ipv6, network)
+        Some(())
     }
 
     /// Reads an ICMP error that quotes a TCP packet; `None` for any other. `network` is the offset of the IP

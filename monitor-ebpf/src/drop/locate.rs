@@ -7,9 +7,9 @@ use monitor_common::{Direction, Family};
 
 use super::Freed;
 use super::place::Found;
+use crate::kernel::Memory;
 use crate::kernel::device::{self, Kind, Looked};
 use crate::kernel::skb::{HeadReader, Route, Skb};
-use crate::kernel::{is_kernel_address, is_own_socket, is_own_task, is_raw_socket};
 use crate::local;
 use crate::maps::INTERFACES;
 use crate::pass::is_any;
@@ -60,7 +60,7 @@ pub(super) fn locate(
     reader: &HeadReader,
     headers: &Headers,
 ) -> Option<Where> {
-    let skb = freed.skb;
+    let (skb, memory) = (freed.skb, reader.memory);
     let incoming = skb.incoming_interface();
     if incoming == LOOPBACK {
         return None;
@@ -69,14 +69,22 @@ pub(super) fn locate(
         return None;
     }
     // A copy for a raw socket: the packet itself goes its own way.
-    if incoming != 0 && is_raw_socket(skb.socket()) && is_own_socket(skb.socket()) {
+    if incoming != 0 && skb.socket().is_raw(memory) && skb.socket().is_own(memory) {
         return None;
     }
-    let device = device::look(skb.device());
-    let route = skb.route();
+    let device = skb.device(memory);
+    let route = skb.route(memory);
 
     let mut route_device = 0;
-    if !is_own(freed, place, device, route, incoming, &mut route_device) {
+    if !is_own(
+        freed,
+        memory,
+        place,
+        device,
+        route,
+        incoming,
+        &mut route_device,
+    ) {
         return None;
     }
     // A local input route leads to the loopback device, so it says nothing of a packet that came in.
@@ -113,6 +121,7 @@ pub(super) fn locate(
 #[inline(always)]
 fn is_own(
     freed: &Freed,
+    memory: Memory,
     place: &Found,
     device: Looked,
     route: Option<Route>,
@@ -121,16 +130,16 @@ fn is_own(
 ) -> bool {
     // The namespace, by the most reliable witness there is: `sk` may be the sender's, in another
     // namespace, and `dev` may be no device.
-    let receiving = freed.receiving_socket;
-    if !receiving.is_null() {
-        is_own_socket(receiving)
+    let receiving = freed.receiving_socket();
+    if receiving.is_there() {
+        receiving.is_own(memory)
     } else if let Some(route) = route {
-        let device = route.device();
+        let towards = route.device(memory);
         // Only of a packet that was made here its index says something.
         if incoming != 0 {
-            return device::is_own(device);
+            return device.goes_with(memory, towards);
         }
-        let looked = device::look(device);
+        let looked = device::look(memory, towards);
         *route_device = looked.index;
         looked.is_own()
     } else {
@@ -142,11 +151,11 @@ fn is_own(
             Kind::Foreign => false,
             Kind::Other | Kind::Nothing => {
                 let socket = freed.skb.socket();
-                if is_kernel_address(socket) {
-                    !(device.kind == Kind::Other && incoming == 0) && is_own_socket(socket)
+                if socket.is_there() {
+                    !(device.kind == Kind::Other && incoming == 0) && socket.is_own(memory)
                 } else {
                     // A datagram out of a socket's queue has nothing left but its reader.
-                    incoming != 0 && place.kind == PLACE_READER && is_own_task()
+                    incoming != 0 && place.kind == PLACE_READER && memory.is_own_task()
                 }
             }
         }
@@ -173,11 +182,11 @@ fn direction(
     let routed_here = match route {
         None => false,
         Some(route) if headers.family == Family::Ipv4 as u32 => matches!(
-            route.ipv4_type(),
+            route.ipv4_type(reader.memory),
             Some(RTN_LOCAL | RTN_BROADCAST | RTN_MULTICAST)
         ),
         Some(route) => {
-            route.ipv6_flags().unwrap_or(0) & RTF_LOCAL != 0
+            route.ipv6_flags(reader.memory).unwrap_or(0) & RTF_LOCAL != 0
                 // The first byte of the destination.
                 || reader.get::<u8>(24) == Some(0xff)
         }

@@ -9,7 +9,6 @@ use monitor_common::packet::{Headers, Reader, TcpStart, blur};
 use super::locate::Where;
 use super::{AFTER, ALLOWED, BEFORE, Freed, IGNORED, SUBTRACT};
 use crate::globals;
-use crate::kernel::probe;
 use crate::kernel::skb::{HeadReader, Skb};
 use crate::maps::{LAST, PLACE_TABLE};
 use crate::packet::Watched;
@@ -141,10 +140,10 @@ pub(super) fn decide(
     // 3. The receive function of TCP: a socket in TIME_WAIT took it, another one had it already.
     if unspecified && place.kind == PLACE_TCP_RECEIVE {
         if globals::HAS_RECEIVING_SOCKET.load() != 0 {
-            if freed.receiving_socket.is_null() {
+            if !freed.receiving_socket().is_there() {
                 return (place.group, place.class);
             }
-            return match probe::<u8>(freed.receiving_socket, &globals::SOCK_STATE) {
+            return match freed.receiving_socket().state(reader.memory) {
                 Some(TCP_TIME_WAIT) => (ALLOWED, Class::Protocol.code()),
                 _ => (AFTER, Class::Protocol.code()),
             };

@@ -3,11 +3,12 @@
 use core::ptr::NonNull;
 
 use aya_ebpf::Global;
-use aya_ebpf::helpers::bpf_probe_read_kernel;
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel as bpf_probe_read_kernel_raw;
-use monitor_common::packet::{ETHERTYPE_IPV4, Plain, Reader, blur};
+use monitor_common::packet::{ETHERTYPE_IPV4, Plain, Reader};
 
-use super::{direct, probe};
+use super::device::{self, Looked};
+use super::socket::Socket;
+use super::{Memory, direct};
 use crate::globals;
 use crate::maps::SKB_COPY;
 
@@ -19,15 +20,16 @@ const DST_METADATA: u16 = 0x0080;
 /// `DST_FAKE_RTABLE`: the route of a bridge's netfilter code, which says nothing.
 const DST_FAKE_RTABLE: u16 = 0x0040;
 
-/// `struct sk_buff`: its address, and where its fields are read.
+/// `struct sk_buff`: its address, where its fields are read, and whether that is a BTF pointer, which each program
+/// knows when it is compiled.
 #[derive(Clone, Copy)]
-pub(crate) struct Skb(pub(crate) *const u8, *const u8);
+pub(crate) struct Skb(pub(crate) *const u8, *const u8, bool);
 
 impl Skb {
     /// Through a BTF pointer.
     #[inline(always)]
     pub(crate) const fn typed(skb: *const u8) -> Self {
-        Self(skb, skb)
+        Self(skb, skb, true)
     }
 
     /// Through a copy, of an address that the verifier knows no type of.
@@ -39,7 +41,13 @@ impl Skb {
         let result = unsafe {
             bpf_probe_read_kernel_raw(copy.cast(), globals::SK_BUFF_SIZE.load(), skb.cast())
         };
-        (result == 0).then_some(Self(skb, copy.cast()))
+        (result == 0).then_some(Self(skb, copy.cast(), false))
+    }
+
+    /// An address that the verifier knows no type of, and of which nothing is read.
+    #[inline(always)]
+    pub(crate) const fn unread(skb: *const u8) -> Self {
+        Self(skb, core::ptr::null(), false)
     }
 
     #[inline(always)]
@@ -85,25 +93,48 @@ impl Skb {
 
     /// What the field `dev` holds: a device, or anything else that shares its room.
     #[inline(always)]
-    pub(crate) fn device(self) -> *const u8 {
-        self.field(&globals::SK_BUFF_DEV)
-    }
-
-    /// `sk`, null for none.
-    #[inline(always)]
-    pub(crate) fn socket(self) -> *const u8 {
-        let address: u64 = self.field(&globals::SK_BUFF_SK);
-        // Newer verifiers want to see this comparison, which the compiler would take for superfluous beside a check
-        // for kernel addresses.
-        if blur(u32::from(address == 0)) != 0 {
-            return core::ptr::null();
+    pub(crate) fn device(self, memory: Memory) -> Looked {
+        let address = self.field(&globals::SK_BUFF_DEV);
+        if self.2 {
+            // SAFETY: a BTF pointer, as it was loaded through one.
+            unsafe { device::look_typed(address) }
+        } else {
+            device::look(memory, address)
         }
-        address as *const u8
     }
 
+    /// Whether pointers of the tracepoint's arguments are BTF pointers.
     #[inline(always)]
-    fn head(self) -> *const u8 {
+    pub(crate) const fn is_typed(self) -> bool {
+        self.2
+    }
+
+    /// `sk`, at no address of the kernel's for none.
+    #[inline(always)]
+    pub(crate) fn socket(self) -> Socket {
+        Socket::at(self.field(&globals::SK_BUFF_SK), self.2)
+    }
+
+    /// Where the packet's memory begins.
+    #[inline(always)]
+    pub(crate) fn head(self) -> *const u8 {
         self.field(&globals::SK_BUFF_HEAD)
+    }
+
+    /// How to read the memory of the packet alone: its address need not be known as a number.
+    #[inline(always)]
+    fn own_memory(self) -> Memory {
+        self.memory(0)
+    }
+
+    /// How to read any memory; `head` is the number of [`Self::head`].
+    #[inline(always)]
+    pub(crate) fn memory(self, head: u64) -> Memory {
+        if self.2 {
+            Memory::anchored(self.head(), head)
+        } else {
+            Memory::CALLED
+        }
     }
 
     /// Offset of `data` from `head`, bytes.
@@ -137,6 +168,7 @@ impl Skb {
         let start = self.network_offset();
         let tail: u32 = self.field(&globals::SK_BUFF_TAIL);
         HeadReader {
+            memory: self.own_memory(),
             base: self.head().wrapping_add(start as usize),
             available: tail.saturating_sub(start),
         }
@@ -154,30 +186,31 @@ impl Skb {
     #[inline(always)]
     pub(crate) fn gso(self) -> (u32, u32) {
         let end: u32 = self.field(&globals::SK_BUFF_END);
-        let shared = self.head().wrapping_add(end as usize);
+        let (memory, shared) = (self.own_memory(), self.head().wrapping_add(end as usize));
+        let at = |offset: &Global<u32>| shared.wrapping_add(offset.load() as usize);
         let (size, segments) = (
             &globals::SHARED_INFO_GSO_SIZE,
             &globals::SHARED_INFO_GSO_SEGS,
         );
         // Neighbours in every kernel so far; known when the program loads, so that one way is all there is of it.
         let [size, segments] = if segments.load() == size.load().wrapping_add(2) {
-            probe::<[u16; 2]>(shared, size).unwrap_or([0; 2])
+            memory.get::<[u16; 2]>(at(size)).unwrap_or([0; 2])
         } else {
-            [size, segments].map(|field| probe::<u16>(shared, field).unwrap_or(0))
+            [size, segments].map(|field| memory.get::<u16>(at(field)).unwrap_or(0))
         };
         (u32::from(segments), u32::from(size))
     }
 
     /// The route, where it has one that says something.
     #[inline(always)]
-    pub(crate) fn route(self) -> Option<Route> {
+    pub(crate) fn route(self, memory: Memory) -> Option<Route> {
         let reference: u64 = self.field(&globals::SK_BUFF_REFDST);
         // Bit 0 says that no reference is held (SKB_DST_NOREF).
         let dst = (reference & !1) as *const u8;
         if !super::is_kernel_address(dst) {
             return None;
         }
-        match probe::<u16>(dst, &globals::DST_FLAGS) {
+        match memory.field::<u16>(dst, &globals::DST_FLAGS) {
             Some(flags) if flags & (DST_METADATA | DST_FAKE_RTABLE) == 0 => {
                 NonNull::new(dst.cast_mut()).map(Route)
             }
@@ -196,27 +229,30 @@ pub(crate) struct Route(NonNull<u8>);
 impl Route {
     /// `dev`: the device that it leads to, or the loopback device for an address of this host.
     #[inline(always)]
-    pub(crate) fn device(self) -> *const u8 {
-        probe(self.0.as_ptr(), &globals::DST_DEV).unwrap_or(core::ptr::null())
+    pub(crate) fn device(self, memory: Memory) -> *const u8 {
+        let device = memory.field::<u64>(self.0.as_ptr(), &globals::DST_DEV);
+        device.unwrap_or(0) as *const u8
     }
 
     /// `rt_type` of an IPv4 route (`linux/rtnetlink.h`, `RTN_…`).
     #[inline(always)]
-    pub(crate) fn ipv4_type(self) -> Option<u16> {
-        probe(self.0.as_ptr(), &globals::RTABLE_TYPE)
+    pub(crate) fn ipv4_type(self, memory: Memory) -> Option<u16> {
+        memory.field(self.0.as_ptr(), &globals::RTABLE_TYPE)
     }
 
     /// `rt6i_flags` of an IPv6 route (`RTF_…`).
     #[inline(always)]
-    pub(crate) fn ipv6_flags(self) -> Option<u32> {
-        probe(self.0.as_ptr(), &globals::RT6_FLAGS)
+    pub(crate) fn ipv6_flags(self, memory: Memory) -> Option<u32> {
+        memory.field(self.0.as_ptr(), &globals::RT6_FLAGS)
     }
 }
 
 /// Reads the linear part of a packet at its address.
 #[derive(Clone, Copy)]
 pub(crate) struct HeadReader {
-    /// Address of the IP header.
+    /// How it is read.
+    pub(crate) memory: Memory,
+    /// Address of the IP header, as [`Memory::pointer`] gives it.
     pub(crate) base: *const u8,
     /// Bytes from there on.
     pub(crate) available: u32,
@@ -228,7 +264,6 @@ impl Reader for HeadReader {
         if offset + size_of::<T>() as u32 > self.available {
             return None;
         }
-        // SAFETY: the helper checks the address itself; any bytes are a T.
-        unsafe { bpf_probe_read_kernel(self.base.wrapping_add(offset as usize).cast::<T>()) }.ok()
+        self.memory.get(self.base.wrapping_add(offset as usize))
     }
 }

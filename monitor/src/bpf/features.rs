@@ -145,11 +145,11 @@ features! {
         used_by: "hook drop; hook deliver without netns_cookie_cgroup; interfaces without an Ethernet header",
         without: "these are not there (lockdown=confidentiality forbids it)",
     }
-    /// Packet bytes through `skb->head`.
+    /// Packet bytes through `skb->head`, and any memory from there.
     HeadReads "head_reads", probes::head_reads {
-        how: "loading a BTF tracepoint program that reads a byte there",
-        used_by: "nothing yet",
-        without: "hook drop copies headers by bpf_probe_read_kernel",
+        how: "loading a BTF tracepoint program that reads a byte there, and one elsewhere",
+        used_by: "hook drop, to read headers, routes and devices",
+        without: "it reads them by bpf_probe_read_kernel, and takes three times as long for a packet",
     }
     /// Reading many map entries at once.
     MapBatch "map_batch", probes::map_batch {
@@ -195,7 +195,7 @@ impl Feature {
 }
 
 /// What `PEERWATCH_WITHOUT` may name. Of the others, nothing uses them, or nothing works without them.
-const CAN_DO_WITHOUT: [Feature; 9] = [
+const CAN_DO_WITHOUT: [Feature; 10] = [
     Feature::KernelBtf,
     Feature::DropReasons,
     Feature::ReceivingSocket,
@@ -205,6 +205,7 @@ const CAN_DO_WITHOUT: [Feature; 9] = [
     Feature::CgroupRoot,
     Feature::NetnsCookieCgroup,
     Feature::KernelReads,
+    Feature::HeadReads,
 ];
 
 /// Why a feature is missing that `PEERWATCH_WITHOUT` names.

@@ -165,7 +165,7 @@ pub fn load(
         Some((name, refusal))
     });
     let refused: BTreeMap<_, _> = refusals.collect();
-    let globals = globals(kernel, settings, has_cookie);
+    let globals = globals(kernel, features, settings, has_cookie);
     let mut kept = Kept::find(pins, digest(&globals, settings, drop_program, &refused));
 
     // Before anything of a daemon before is taken: what cannot be pinned must not count into its maps, where its

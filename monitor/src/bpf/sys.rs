@@ -104,6 +104,11 @@ impl Instruction {
         Self::new(0x71, to, from, offset, 0)
     }
 
+    /// `to += from`: `BPF_ALU64 | BPF_ADD | BPF_X`.
+    pub(super) const fn add(to: u8, from: u8) -> Self {
+        Self::new(0x0f, to, from, 0, 0)
+    }
+
     /// `r0 = 0`: `BPF_ALU64 | BPF_MOV | BPF_K`.
     pub(super) const ZERO: Self = Self::new(0xb7, 0, 0, 0, 0);
     /// `BPF_JMP | BPF_EXIT`

@@ -12,8 +12,8 @@ use std::collections::BTreeMap;
 
 use monitor_common::attempt::{Said, is_icmp};
 use monitor_common::packet::{
-    Bytes, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_TAGS, Headers, Ports, Reader, parse_ipv4,
-    parse_ipv6,
+    Bytes, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_TAGS, Headers, Ports, Reader, Start4, Start6,
+    parse_ipv4, parse_ipv6,
 };
 use monitor_common::{Family, Protocol};
 
@@ -123,6 +123,17 @@ fn compare(frame: &[u8], network: usize, is_ipv6: bool, reasons: &mut Reasons) {
         _ => return,
     };
     let our = our.map(|()| attempt(&said));
+    let mut at_once = Said::NOTHING;
+    let plain = if is_ipv6 {
+        let start = reader.get::<Start6>(at);
+        start.and_then(|start| at_once.plain_ipv6(&start))
+    } else {
+        let start = reader.get::<Start4>(at);
+        start.and_then(|start| at_once.plain_ipv4(&start))
+    };
+    if plain.is_some() {
+        assert_eq!(Some(attempt(&at_once)), our, "read at once: {ip:02x?}");
+    }
     if our != their {
         note(
             reasons,

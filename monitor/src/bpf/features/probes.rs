@@ -158,9 +158,13 @@ pub(super) fn head_reads(&Asked { kernel, .. }: &Asked<'_>) -> Found {
         return Err(missing("not possible without kernel_btf"));
     };
     let program = [
-        // The first argument, then `head` of it, then a byte there.
+        // The first argument, then `head` of it, then a byte there, and one as far away as the second argument
+        // says, which may be anything.
         Instruction::load64(2, 1, 0),
         Instruction::load64(3, 2, head),
+        Instruction::load8(4, 3, 0),
+        Instruction::load64(5, 1, 8),
+        Instruction::add(3, 5),
         Instruction::load8(4, 3, 0),
         Instruction::ZERO,
         Instruction::EXIT,

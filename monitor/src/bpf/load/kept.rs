@@ -318,6 +318,7 @@ const OTHERS: &[&str] = &[
     "LAST",
     "SKB_COPY",
     "LOG_LIMIT",
+    "LOG_PAUSE",
     "LOOK_OUT",
     "CALLS",
     "NOTES",

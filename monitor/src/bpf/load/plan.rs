@@ -55,6 +55,7 @@ pub(super) fn refusal(
 /// The values that are frozen into the programs, by name.
 pub(super) fn globals(
     kernel: &Kernel,
+    features: &Features,
     settings: &Settings,
     has_cookie: bool,
 ) -> BTreeMap<&'static str, Vec<u8>> {
@@ -70,6 +71,13 @@ pub(super) fn globals(
     globals.extend([
         ("HAS_REASON", flag(facts.has_reason)),
         ("HAS_RECEIVING_SOCKET", flag(facts.has_receiving_socket)),
+        ("HAS_HEAD_READS", {
+            let lacks = |feature| {
+                features.why_missing(feature).is_some() || features.why_unknown(feature).is_some()
+            };
+            // What the kernel could not say must not be tried: the program would be refused.
+            flag(!lacks(Feature::HeadReads))
+        }),
         ("NETNS_INUM", settings.netns_inum.to_ne_bytes().to_vec()),
         (
             "NETNS_COOKIE",

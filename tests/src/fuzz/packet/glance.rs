@@ -3,6 +3,7 @@
 use monitor_common::attempt::is_icmp;
 use monitor_common::packet::{
     Bytes, Headers, Ports, Reader as _, TCP_FLAGS_OFFSET, TcpFlags, glance_ipv4, glance_ipv6,
+    glance_ipv6_extended,
 };
 use monitor_common::{Family, Protocol};
 
@@ -15,14 +16,18 @@ pub(super) fn agrees(frame: &[u8], network: u32, family: Family, headers: Option
     let reader = Bytes(frame);
     let (glance, number) = match family {
         Family::Ipv4 => (glance_ipv4(&reader, network), 9),
-        Family::Ipv6 => (glance_ipv6(&reader, network), 6),
+        Family::Ipv6 => {
+            let plain = glance_ipv6(&reader, network);
+            let glance = plain.or_else(|| glance_ipv6_extended(&reader, network));
+            (glance, 6)
+        }
     };
     let Some(glance) = glance else {
         return;
     };
     let Some(headers) = headers else {
         // Its length lies. It is nobody's, as long as it is not of ICMP.
-        assert_eq!(glance.length, 0, "{frame:02x?}");
+        assert_eq!(glance.length(), 0, "{frame:02x?}");
         let number = reader.get::<u8>(network + number);
         assert_eq!(number.map(is_icmp), Some(false), "{frame:02x?}");
         return;
@@ -39,9 +44,10 @@ pub(super) fn agrees(frame: &[u8], network: u32, family: Family, headers: Option
             glance.is_tcp,
             Some(glance.ports),
             glance.flags,
-            glance.length
+            glance.length(),
+            network + glance.header,
         ),
-        (is_tcp, ports, flags, headers.length),
+        (is_tcp, ports, flags, headers.length, headers.transport),
         "{frame:02x?}"
     );
 }

@@ -1,0 +1,84 @@
+//! `struct sock`.
+
+use aya_ebpf::Global;
+use monitor_common::packet::blur;
+
+use super::{Memory, direct, is_kernel_address};
+use crate::globals;
+
+/// `linux/net.h`
+const SOCK_RAW: u16 = 3;
+
+/// `struct sock`, or what stands for one in `SYN_RECV` and `TIME_WAIT`: its address, and whether that is a BTF pointer,
+/// which each program knows when it is compiled.
+#[derive(Clone, Copy)]
+pub(crate) struct Socket {
+    address: *const u8,
+    is_typed: bool,
+}
+
+impl Socket {
+    /// None.
+    pub(crate) const NONE: Self = Self {
+        address: core::ptr::null(),
+        is_typed: false,
+    };
+
+    /// That at an address. Nothing is read of it where that is none of the kernel's.
+    #[inline(always)]
+    pub(crate) fn at(address: u64, is_typed: bool) -> Self {
+        // Newer verifiers want to see this comparison, which the compiler would take for superfluous beside a check
+        // for kernel addresses.
+        if blur(u32::from(address == 0)) != 0 {
+            return Self::NONE;
+        }
+        Self {
+            address: address as *const u8,
+            is_typed,
+        }
+    }
+
+    /// Whether it has a kernel address.
+    #[inline(always)]
+    pub(crate) fn is_there(self) -> bool {
+        is_kernel_address(self.address)
+    }
+
+    #[inline(always)]
+    fn field<T: Copy>(self, memory: Memory, offset: &Global<u32>) -> Option<T> {
+        if !self.is_there() {
+            return None;
+        }
+        if self.is_typed {
+            // SAFETY: a BTF pointer to the struct, and a kernel address.
+            return Some(unsafe { direct(self.address, offset) });
+        }
+        memory.field(self.address, offset)
+    }
+
+    /// Whether it is a raw one.
+    #[inline(always)]
+    pub(crate) fn is_raw(self, memory: Memory) -> bool {
+        self.field(memory, &globals::SOCK_TYPE) == Some(SOCK_RAW)
+    }
+
+    /// Whether it is in the daemon's network namespace.
+    #[inline(always)]
+    pub(crate) fn is_own(self, memory: Memory) -> bool {
+        let Some(net) = self.field::<*const u8>(memory, &globals::SOCK_NET) else {
+            return false;
+        };
+        if !self.is_typed {
+            return memory.is_own_net(net);
+        }
+        // SAFETY: the field is a BTF pointer as well; a load that faults gives 0, which is no namespace's number.
+        is_kernel_address(net)
+            && unsafe { direct::<u32>(net, &globals::NET_INUM) } == globals::NETNS_INUM.load()
+    }
+
+    /// `skc_state` (`net/tcp_states.h`).
+    #[inline(always)]
+    pub(crate) fn state(self, memory: Memory) -> Option<u8> {
+        self.field(memory, &globals::SOCK_STATE)
+    }
+}
