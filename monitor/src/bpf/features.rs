@@ -149,7 +149,7 @@ features! {
     HeadReads "head_reads", probes::head_reads {
         how: "loading a BTF tracepoint program that reads a byte there, and one elsewhere",
         used_by: "hook drop, to read headers, routes and devices",
-        without: "it reads them by bpf_probe_read_kernel, and takes three times as long for a packet",
+        without: "it reads them by calls, and takes twice as long",
     }
     /// Reading many map entries at once.
     MapBatch "map_batch", probes::map_batch {
