@@ -434,6 +434,42 @@ mod tests {
     }
 
     #[test]
+    fn a_glance_takes_two_extension_headers_that_hold_options_and_no_others() {
+        let look = |chain: &[(u8, usize)]| glance_ipv6_extended(&Bytes(&ipv6(chain, 6)), 0);
+        for chain in [&[(0, 8), (60, 8)][..], &[(43, 24)], &[(60, 2048), (0, 16)]] {
+            let header: usize = chain.iter().map(|(_, length)| length).sum();
+            let glance = look(chain).unwrap();
+            assert_eq!(glance.header, 40 + u32::try_from(header).unwrap());
+            assert!(glance.is_tcp && glance.length() == glance.header + 20);
+        }
+        for chain in [
+            &[][..],
+            &[(0, 8), (60, 8), (60, 8)],
+            &[(44, 8)],
+            &[(0, 8), (51, 16)],
+        ] {
+            assert_eq!(look(chain), None, "{chain:?}");
+        }
+    }
+
+    #[test]
+    fn a_segment_without_options_is_read_in_one() {
+        let (p4, p6) = (ipv4(0, 6, 0), ipv6(&[], 6));
+        let start4: Start4 = Bytes(&p4).get(0).unwrap();
+        assert_eq!(start4.plain_length(), Some(40));
+        let start6: Start6 = Bytes(&p6).get(0).unwrap();
+        assert_eq!(start6.plain_length(), Some(60));
+        for other in [ipv4(4, 6, 0), ipv4(0, 17, 0), ipv4(0, 6, 0x2001)] {
+            let start: Start4 = Bytes(&other).get(0).unwrap();
+            assert_eq!(start.plain_length(), None);
+        }
+        for other in [ipv6(&[(0, 8)], 6), ipv6(&[], 17)] {
+            let start: Start6 = Bytes(&other).get(0).unwrap();
+            assert_eq!(start.plain_length(), None);
+        }
+    }
+
+    #[test]
     fn segments_come_from_the_count_or_the_payload() {
         assert_eq!(segments(0, 0, 1500, 40), 1);
         assert_eq!(segments(7, 1448, 10_000, 52), 7);

@@ -121,8 +121,7 @@ struct Read {
     flags: u32,
 }
 
-/// Reads a packet's headers: with one call where it has no options, which is a third of what the parser's
-/// calls take. `None` for a packet that is nobody's, and no segment of an attempt.
+/// Reads a packet's headers: with one call where it has no options, and not with the parser's two or three. `None` for a packet that is nobody's, and no segment of an attempt.
 #[inline(always)]
 fn read(reader: &HeadReader, protocol: u16) -> Option<Read> {
     let (family, glance) = if protocol == ETHERTYPE_IPV4 {

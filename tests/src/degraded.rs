@@ -2,6 +2,12 @@
 //! and said. `PEERWATCH_WITHOUT` makes this kernel one that has less.
 
 use anyhow::{Context, Result, ensure};
+use monitor::bpf::features::Features;
+use monitor::bpf::kernel::Kernel;
+use monitor::bpf::load::{self, Settings};
+use monitor::config::{DEFAULT_LOG_BURST, DEFAULT_LOG_RATE};
+use monitor::netns;
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 
 use crate::daemon::Start;
 use crate::features::{BTF, OwnLab, claimed};
@@ -15,6 +21,7 @@ use crate::wait::{DEADLINE, until};
 pub const TRIALS: &[OwnLab] = &[
     ("degraded/raw_tp/core_rows", raw_tp),
     ("degraded/calls/core_rows", calls),
+    ("degraded/refused_reads/loads", refused_reads),
     ("degraded/clsact/core_rows", clsact),
     ("degraded/no_cgroup_root/other_rows", no_cgroup_root),
     ("degraded/no_btf/allowed_rows", no_btf),
@@ -99,8 +106,33 @@ fn calls() -> Result<()> {
         "{:?}",
         modes(&lab, "drop")?
     );
+    let warned = "PEERWATCH_WITHOUT leaves out head_reads";
+    let said = lab.daemon.errors();
+    ensure!(said.contains(warned), "no {warned:?}: {said}");
     run(&lab, &ALLOWED)?;
     run(&lab, &DROPPED)
+}
+
+/// Where the kernel refuses the drop program that reads without calls, it is loaded as one that calls. Before 6.17 that is
+/// so; here, everything is said to be there.
+fn refused_reads() -> Result<()> {
+    let kernel = Kernel::read(None)?;
+    let settings = Settings {
+        log_dropped: true,
+        log_allowed: false,
+        log_rate: DEFAULT_LOG_RATE,
+        log_burst: DEFAULT_LOG_BURST,
+        netns_inum: netns::inum()?,
+        netns_cookie: None,
+        diagnostics: 0,
+        max_attempts: 1024,
+        verifier_log: false,
+    };
+    // Before 5.11 maps count against it.
+    setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY).ok();
+    let loaded = load::load(&kernel, &Features::default(), &settings, None)?;
+    ensure!(loaded.drop_fd().is_some(), "{:?}", loaded.refused);
+    Ok(())
 }
 
 /// Without the root of the cgroup tree there is no hook on delivered packets.

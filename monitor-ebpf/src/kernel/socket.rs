@@ -8,6 +8,9 @@ use crate::globals;
 
 /// `linux/net.h`
 const SOCK_RAW: u16 = 3;
+/// `net/tcp_states.h`
+const TCP_TIME_WAIT: u8 = 6;
+const TCP_NEW_SYN_RECV: u8 = 12;
 
 /// `struct sock`, or what stands for one in `SYN_RECV` and `TIME_WAIT`: its address, and whether that is a BTF pointer,
 /// which each program knows when it is compiled.
@@ -56,10 +59,14 @@ impl Socket {
         memory.field(self.address, offset)
     }
 
-    /// Whether it is a raw one.
+    /// Whether it is a raw one. What stands for a socket in `SYN_RECV` and `TIME_WAIT` is shorter than one, and has no
+    /// such field: newer verifiers trust this pointer, and make of what is read behind its end a load like any other.
     #[inline(always)]
     pub(crate) fn is_raw(self, memory: Memory) -> bool {
-        self.field(memory, &globals::SOCK_TYPE) == Some(SOCK_RAW)
+        match self.state(memory) {
+            None | Some(TCP_TIME_WAIT | TCP_NEW_SYN_RECV) => false,
+            Some(_) => self.field(memory, &globals::SOCK_TYPE) == Some(SOCK_RAW),
+        }
     }
 
     /// Whether it is in the daemon's network namespace.

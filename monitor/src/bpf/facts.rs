@@ -161,11 +161,7 @@ impl KernelFacts {
     #[must_use]
     pub fn obstacle(&self, program: &str, has_netns_cookie: bool) -> Option<&MissingField> {
         self.missing.iter().find(|field| match program {
-            "kfree_skb" | "kfree_skb_raw" => match field.path {
-                // Read only where the argument exists.
-                "sock.__sk_common.skc_state" => self.has_receiving_socket,
-                _ => true,
-            },
+            "kfree_skb" | "kfree_skb_raw" => true,
             "deliver" => !has_netns_cookie && NAMESPACE_FIELDS.contains(&field.path),
             "egress_other" => LINK_HEADER_FIELDS.contains(&field.path),
             _ => false,

@@ -149,7 +149,7 @@ features! {
     HeadReads "head_reads", probes::head_reads {
         how: "loading a BTF tracepoint program that reads a byte there, and one elsewhere",
         used_by: "hook drop, to read headers, routes and devices",
-        without: "it reads them by calls, and takes twice as long",
+        without: "hook drop reads them by calls, and takes twice as long",
     }
     /// Reading many map entries at once.
     MapBatch "map_batch", probes::map_batch {
@@ -245,6 +245,14 @@ impl Features {
         Self {
             lacks: TABLE.iter().filter_map(ask).collect(),
         }
+    }
+
+    /// The same kernel without a feature that turned out to be missing after all, and why.
+    #[must_use]
+    pub fn without(&self, feature: Feature, why: String) -> Self {
+        let mut features = self.clone();
+        features.lacks.insert(feature, Lack::Missing(why));
+        features
     }
 
     /// Whether the kernel has it, or could not be asked.

@@ -20,7 +20,7 @@ use super::kernel::Kernel;
 use super::pins::Pins;
 pub use kept::Kept;
 use next::Next;
-use plan::{digest, globals, refusal};
+use plan::{digest, globals, reads_directly, refusal};
 use text::{chain, excerpt};
 
 /// Settings that are frozen into the programs.
@@ -148,6 +148,28 @@ pub(super) const RAW_TP: &str = "kfree_skb_raw";
 ///
 /// Where not even the maps can be made.
 pub fn load(
+    kernel: &Kernel,
+    features: &Features,
+    settings: &Settings,
+    pins: Option<Pins>,
+) -> Result<Loaded, LoadError> {
+    let loaded = load_as(kernel, features, settings, pins.clone())?;
+    let refusal = loaded.refused.get(TP_BTF);
+    let refusal = refusal.filter(|refusal| refusal.cause == Cause::Kernel);
+    let Some(Refusal { why, .. }) = refusal.filter(|_| reads_directly(features)) else {
+        return Ok(loaded);
+    };
+    // A probe of a few instructions says little of a program of thousands, and what is only quicker must not
+    // cost the hook.
+    warn!("the drop program reads the kernel's memory by calls, which takes longer: {why}");
+    let features = features.without(Feature::HeadReads, why.clone());
+    abandon(loaded.kept.as_ref());
+    drop(loaded);
+    load_as(kernel, &features, settings, pins)
+}
+
+/// Loads everything as these features tell.
+fn load_as(
     kernel: &Kernel,
     features: &Features,
     settings: &Settings,

@@ -112,8 +112,9 @@ pub(super) fn features(features: &Features, findings: &mut Vec<Finding>) -> Vec<
                 (None, Some(why)) => (State::Unknown, why),
                 (None, None) => (State::Available, ""),
             };
-            // What nothing uses is nobody's loss.
-            if state == State::Missing && row.used_by != "nothing yet" {
+            // What nothing uses is nobody's loss, and neither is what only takes longer without it.
+            let is_used = row.used_by != "nothing yet" && row.feature != Feature::HeadReads;
+            if state == State::Missing && is_used {
                 findings.push(Finding {
                     id: row.name,
                     weight: weight(row.feature),

@@ -31,8 +31,10 @@ const TCA_FLOWER_FLAGS: u16 = 22;
 
 /// Looks at the sides of each interface that may have filters.
 pub(super) fn look(interfaces: &[Watched], findings: &mut Vec<Finding>) {
-    // An error means a kernel without any of it.
-    for discipline in dump(RTM_GETQDISC, RTM_NEWQDISC, 0, 0).unwrap_or_default() {
+    let disciplines = dump(RTM_GETQDISC, RTM_NEWQDISC, 0, 0);
+    for discipline in
+        disciplines.unwrap_or_else(|error| unread("queueing disciplines", &error, findings))
+    {
         let payload = &discipline.payload;
         let kind = attribute(payload.get(TCMSG..).unwrap_or_default(), TCA_KIND).map(text);
         let sides = match kind.as_deref() {
@@ -45,9 +47,14 @@ pub(super) fn look(interfaces: &[Watched], findings: &mut Vec<Finding>) {
             continue;
         };
         for (side, parent) in sides {
-            // Nor is an interface that is gone meanwhile one with filters.
             let filters = dump(RTM_GETTFILTER, RTM_NEWTFILTER, interface.index, *parent);
-            let filters = filters.unwrap_or_default();
+            let filters = filters.unwrap_or_else(|error| {
+                unread(
+                    &format!("filters of {} ({side})", interface.name),
+                    &error,
+                    findings,
+                )
+            });
             let in_hardware = filters.iter().filter(|one| is_in_hardware(&one.payload));
             match in_hardware.count() {
                 0 => {}
@@ -55,6 +62,24 @@ pub(super) fn look(interfaces: &[Watched], findings: &mut Vec<Finding>) {
             }
         }
     }
+}
+
+/// Says that something could not be read, unless the kernel has no such thing, or the interface is gone.
+fn unread(what: &str, error: &io::Error, findings: &mut Vec<Finding>) -> Vec<Reply> {
+    let absent = [libc::EOPNOTSUPP, libc::EINVAL, libc::ENODEV];
+    if !error
+        .raw_os_error()
+        .is_some_and(|code| absent.contains(&code))
+    {
+        findings.push(Finding {
+            id: "tc_unread",
+            weight: Weight::Note,
+            what: format!("tc's {what} could not be read: {error}"),
+            effect: "whether hardware has taken filters over is not known".to_owned(),
+            hint: Some("run it again".to_owned()),
+        });
+    }
+    Vec::new()
 }
 
 fn finding(interface: &str, side: &str, count: usize) -> Finding {

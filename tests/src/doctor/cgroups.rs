@@ -17,6 +17,7 @@ use super::calls::hook;
 use super::{Rig, all, report};
 use crate::bpf::cgroup_root;
 use crate::netns::unique_prefix;
+use crate::wait::{DEADLINE, until};
 
 /// A cgroup; removed on drop, when its processes have ended.
 struct Cgroup(PathBuf);
@@ -62,8 +63,12 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir(&self.0) {
-            eprintln!("cannot remove {}: {error}", self.0.display());
+        // A process that has ended may still be in it for a moment.
+        let gone = until("the cgroup is gone", DEADLINE, || {
+            Ok(fs::remove_dir(&self.0).is_ok().then_some(()))
+        });
+        if let Err(error) = gone {
+            eprintln!("cannot remove {}: {error:#}", self.0.display());
         }
     }
 }

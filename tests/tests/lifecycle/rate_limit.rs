@@ -83,6 +83,31 @@ fn a_thousand_packets_are_logged_suppressed_or_lost() -> Result<()> {
     Ok(())
 }
 
+/// The limit holds lines back for a while, and not for good: in a stream of drops there is another one at its time.
+#[test]
+fn what_is_held_back_is_held_back_for_its_time() -> Result<()> {
+    let site = Site::create()?;
+    site.drop_input("udp dport 3544")?;
+    let flags = [
+        "--log-format",
+        "json",
+        "--log-packets-rate",
+        "10",
+        "--log-packets-burst",
+        "1",
+    ];
+    let mut daemon = site.daemon(&flags)?;
+    let lines = |daemon: &Daemon| daemon.log().matches("\"verdict\":\"dropped\"").count();
+    // Seven lines take six periods of a tenth of a second, each of which begins with a pause.
+    until("lines come, again and again", DEADLINE, || {
+        datagrams(&site.peer, (HERE, 3544), 20)?;
+        Ok((lines(&daemon) >= 7).then_some(()))
+    })?;
+    let (suppressed, _) = losses(&daemon)?;
+    ensure!(suppressed > 0, "nothing was held back");
+    daemon.stop()
+}
+
 #[test]
 fn the_limit_is_the_one_that_is_set() -> Result<()> {
     let (lines, suppressed, lost, values) =

@@ -52,6 +52,12 @@ pub(super) fn refusal(
     })
 }
 
+/// Whether the drop program is to read the kernel's memory without calls. What the kernel could not say is not tried.
+pub(super) fn reads_directly(features: &Features) -> bool {
+    let feature = Feature::HeadReads;
+    features.why_missing(feature).is_none() && features.why_unknown(feature).is_none()
+}
+
 /// The values that are frozen into the programs, by name.
 pub(super) fn globals(
     kernel: &Kernel,
@@ -71,13 +77,7 @@ pub(super) fn globals(
     globals.extend([
         ("HAS_REASON", flag(facts.has_reason)),
         ("HAS_RECEIVING_SOCKET", flag(facts.has_receiving_socket)),
-        ("HAS_HEAD_READS", {
-            let lacks = |feature| {
-                features.why_missing(feature).is_some() || features.why_unknown(feature).is_some()
-            };
-            // What the kernel could not say must not be tried: the program would be refused.
-            flag(!lacks(Feature::HeadReads))
-        }),
+        ("HAS_HEAD_READS", flag(reads_directly(features))),
         ("NETNS_INUM", settings.netns_inum.to_ne_bytes().to_vec()),
         (
             "NETNS_COOKIE",

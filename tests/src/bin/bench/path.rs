@@ -54,7 +54,7 @@ enum Watcher {
     Daemon,
     /// Programs that do nothing, at the hooks of the daemon.
     Nothing,
-    /// A counter of drops on the watched port, made by hand. Where the kernel refuses it, nobody.
+    /// A counter of drops on the watched port, made by hand.
     Minimal,
     /// Twenty counters of nftables, among them those of the watched ports.
     Counters,
@@ -80,10 +80,10 @@ pub(crate) struct Row {
     noise: Spread,
     /// Ratio.
     daemon: Spread,
-    /// Ratio: what any programs at these hooks cost.
-    nothing: Spread,
-    /// Ratio: what counting drops costs at least.
-    minimal: Spread,
+    /// Ratio: what any programs at these hooks cost; `None` where they could not be attached (TCX, Linux 6.6).
+    nothing: Option<Spread>,
+    /// Ratio: what counting drops costs at least; `None` where the kernel refuses it.
+    minimal: Option<Spread>,
     /// Ratio.
     counters: Spread,
     /// What the ratio of the daemon should be at most.
@@ -130,8 +130,10 @@ pub(crate) fn show(rows: &[Row]) -> Result<String> {
             row.nobody.median,
             row.noise.ratio(),
             row.daemon.ratio(),
-            row.nothing.ratio(),
-            row.minimal.ratio(),
+            row.nothing
+                .map_or_else(String::new, |nothing| nothing.ratio()),
+            row.minimal
+                .map_or_else(String::new, |minimal| minimal.ratio()),
             row.counters.ratio()
         )?;
     }
@@ -228,16 +230,24 @@ impl Lab {
         Ok(took.as_secs_f64() * 1e9 / f64::from(PACKETS))
     }
 
-    /// All ways, with somebody who watches.
-    fn watched(&self, watcher: Watcher) -> Result<Vec<f64>> {
+    /// All ways, with somebody who watches; `None` where the kernel does not let them.
+    fn watched(&self, watcher: Watcher) -> Result<Option<Vec<f64>>> {
         let (mut daemon, mut nothing, mut minimal) = (None, None, None);
         match watcher {
             Watcher::Nobody | Watcher::NobodyAgain => {}
             Watcher::Nothing => {
                 let interfaces = [self.gateway.ifindex("g0")?, self.gateway.ifindex("d0")?];
-                nothing = Some(self.gateway.run(|| Nothing::attach(&interfaces))?);
+                nothing = self.gateway.run(|| Ok(Nothing::attach(&interfaces).ok()))?;
+                if nothing.is_none() {
+                    return Ok(None);
+                }
             }
-            Watcher::Minimal => minimal = self.gateway.run(|| Ok(Minimal::attach(443).ok()))?,
+            Watcher::Minimal => {
+                minimal = self.gateway.run(|| Ok(Minimal::attach(443).ok()))?;
+                if minimal.is_none() {
+                    return Ok(None);
+                }
+            }
             Watcher::Daemon => daemon = Some(Daemon::start(&self.gateway, self.folder.path())?),
             Watcher::Counters => self.gateway.nft(&counters())?,
         }
@@ -267,7 +277,7 @@ impl Lab {
         if watcher == Watcher::Counters {
             self.gateway.nft("delete table inet counters")?;
         }
-        Ok(times)
+        Ok(Some(times))
     }
 }
 
@@ -301,9 +311,9 @@ pub(crate) fn measure(rounds: u32) -> Result<Vec<Row>> {
     let mut cpus = CpuSet::new();
     cpus.set(0)?;
     sched_setaffinity(Pid::from_raw(0), &cpus).context("running on one CPU")?;
-    let mut rounds_of: Vec<[Vec<f64>; WATCHERS.len()]> = Vec::new();
+    let mut rounds_of: Vec<[Option<Vec<f64>>; WATCHERS.len()]> = Vec::new();
     for round in 0..rounds {
-        let mut times = [const { Vec::new() }; WATCHERS.len()];
+        let mut times = [const { None }; WATCHERS.len()];
         // Each is first, second, third and last as often as the others.
         for turn in 0..WATCHERS.len() {
             let at = (turn + round as usize) % WATCHERS.len();
@@ -319,21 +329,24 @@ pub(crate) fn measure(rounds: u32) -> Result<Vec<Row>> {
         for (port, (port_name, _)) in PORTS.iter().enumerate() {
             let at = way * PORTS.len() + port;
             let ratio = |watcher: usize| {
-                let ratios = rounds_of
-                    .iter()
-                    .map(|times| times[watcher][at] / times[0][at]);
-                Spread::of(ratios.collect()).context("no rounds")
+                let ratios = rounds_of.iter().filter_map(|times| {
+                    let of = |watcher: usize| times[watcher].as_ref().map(|times| times[at]);
+                    Some(of(watcher)? / of(0)?)
+                });
+                Spread::of(ratios.collect())
             };
-            let nobody = rounds_of.iter().map(|times| times[0][at]).collect();
+            let nobody = rounds_of
+                .iter()
+                .filter_map(|times| Some(times[0].as_ref()?[at]));
             rows.push(Row {
                 way: name,
                 port: port_name,
-                nobody: Spread::of(nobody).context("no rounds")?,
-                noise: ratio(1)?,
-                daemon: ratio(2)?,
-                nothing: ratio(3)?,
-                minimal: ratio(4)?,
-                counters: ratio(5)?,
+                nobody: Spread::of(nobody.collect()).context("no rounds")?,
+                noise: ratio(1).context("no rounds")?,
+                daemon: ratio(2).context("no rounds")?,
+                nothing: ratio(3),
+                minimal: ratio(4),
+                counters: ratio(5).context("no rounds")?,
                 target: (port == 0)
                     .then(|| TARGETS.iter().find(|(way, _)| *way == name))
                     .flatten()
