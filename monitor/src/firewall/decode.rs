@@ -4,9 +4,9 @@
 //! out.
 
 use super::Flowtable;
-use super::expressions::{self, attribute, number, value, verdict};
+use super::expressions::{self, number, value, verdict};
 use super::rules::{Base, Chain, Element, Rule, Set, Table};
-use crate::netlink::{attributes, text};
+use crate::netlink::{attribute, attributes, text};
 use crate::ruleset::TableFamily;
 
 /// `struct nfgenmsg`, bytes.

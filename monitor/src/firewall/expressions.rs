@@ -3,7 +3,7 @@
 
 use super::rules::{Expression, Field, Kind, Operator, Verdict};
 use super::xtables;
-use crate::netlink::{attributes, text};
+use crate::netlink::{attribute, attributes, text};
 use crate::ruleset::TableFamily;
 
 const NFTA_EXPR_NAME: u16 = 1;
@@ -36,11 +36,6 @@ const REGISTER_32_FIRST: u32 = 8;
 
 pub(super) fn be32(value: &[u8]) -> Option<u32> {
     <[u8; 4]>::try_from(value).ok().map(u32::from_be_bytes)
-}
-
-/// The value of an attribute of a kind.
-pub(super) fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
-    attributes(bytes).find_map(|(kind, value)| (kind == wanted).then_some(value))
 }
 
 /// The number that is the value of an attribute of a kind.
