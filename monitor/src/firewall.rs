@@ -24,7 +24,11 @@ use std::io;
 use monitor_common::Protocol;
 use serde::Serialize;
 
+use crate::netlink::channel::Channel;
+use crate::ruleset::RawTable;
 use analysis::Analysis;
+pub(crate) use dump::kernel;
+use read::Read;
 use rules::Table;
 
 /// A port to look for.
@@ -165,11 +169,28 @@ impl SurveyError {
 ///
 /// [`SurveyError`] where something can't be read, as for want of `CAP_NET_ADMIN`.
 pub fn survey(ports: &[Port]) -> Result<Survey, SurveyError> {
-    let read = read::read()?;
+    Ok(conclude(read::read()?, ports))
+}
+
+/// The same, wherever the answers of nftables and the tables of iptables-legacy come from.
+pub(crate) fn replay(
+    channel: &mut dyn Channel,
+    legacy: impl IntoIterator<Item = (bool, RawTable)>,
+    ports: &[Port],
+) -> Result<Survey, SurveyError> {
+    let mut read = Read::default();
+    read::nftables(channel, &mut read)?;
+    for (is_ipv6, table) in legacy {
+        read::legacy_table(is_ipv6, table, &mut read);
+    }
+    Ok(conclude(read, ports))
+}
+
+fn conclude(read: Read, ports: &[Port]) -> Survey {
     let mut survey = analyse(&read.tables, ports);
     survey.flowtables = read.flowtables;
     survey.cut = read.cut;
-    Ok(survey)
+    survey
 }
 
 /// What tables say of ports.

@@ -4,6 +4,7 @@
 
 pub(crate) mod ask;
 pub(crate) mod channel;
+pub(crate) mod recorded;
 pub(crate) mod request;
 
 /// `struct nlmsghdr`, bytes.
