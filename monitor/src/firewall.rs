@@ -27,6 +27,7 @@ use serde::Serialize;
 use crate::netlink::channel::Channel;
 use crate::ruleset::RawTable;
 use analysis::Analysis;
+use backends::Owner;
 pub(crate) use dump::kernel;
 use read::Read;
 use rules::Table;
@@ -209,6 +210,7 @@ fn analyse(tables: &[Table], ports: &[Port]) -> Survey {
 }
 
 fn mentions(table: &Table, ports: &[Port], mentions: &mut Vec<Mention>) {
+    let owner = Owner::new(table);
     let mut analysis = Analysis::new(table, ports);
     let mut said = Vec::new();
     for chain in &table.chains {
@@ -230,7 +232,7 @@ fn mentions(table: &Table, ports: &[Port], mentions: &mut Vec<Mention>) {
                         continue;
                     }
                     mentions.push(Mention {
-                        backend: backends::of_chain(table, chain),
+                        backend: owner.of_chain(chain),
                         family: table.family.to_string(),
                         table: table.name.clone(),
                         chain: chain.name.clone(),
@@ -247,10 +249,11 @@ fn mentions(table: &Table, ports: &[Port], mentions: &mut Vec<Mention>) {
 }
 
 fn policies(table: &Table, policies: &mut Vec<Policy>) {
+    let owner = Owner::new(table);
     policies.extend(table.chains.iter().filter_map(|chain| {
         let base = chain.base.as_ref()?;
         Some(Policy {
-            backend: backends::of_chain(table, chain),
+            backend: owner.of_chain(chain),
             family: table.family.to_string(),
             table: table.name.clone(),
             chain: chain.name.clone(),

@@ -1,6 +1,26 @@
 //! What is told of whole tables.
 
+use std::time::{Duration, Instant};
+
 use super::*;
+
+/// Looks at a table that is so large that work which grows with the square of it takes minutes.
+fn in_time(table: Table) -> Survey {
+    let begin = Instant::now();
+    let survey = analyse(&[table], &PORTS);
+    let took = begin.elapsed();
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    survey
+}
+
+#[test]
+fn a_table_of_many_chains_is_looked_at_in_time() {
+    let names = || vec![rule(th_dport(Operator::Equal, 7680))];
+    let chains = (0..20_000).map(|at| chain(&format!("c{at}"), None, names()));
+    let survey = in_time(table(TableFamily::Ip, "filter", chains.collect()));
+    assert_eq!(survey.mentions.len(), 40_000);
+    assert_eq!(survey.backends[0].name, "nftables");
+}
 
 #[test]
 fn chains_have_the_hooks_and_the_protocols_of_who_jumps_to_them() {
