@@ -190,7 +190,7 @@ pub(crate) fn replay(
 fn conclude(read: Read, ports: &[Port]) -> Survey {
     let mut survey = analyse(&read.tables, ports);
     survey.flowtables = read.flowtables;
-    survey.cut = read.cut;
+    survey.cut |= read.cut;
     survey
 }
 
@@ -201,7 +201,7 @@ fn analyse(tables: &[Table], ports: &[Port]) -> Survey {
         ..Survey::default()
     };
     for table in tables {
-        mentions(table, ports, &mut survey.mentions);
+        survey.cut |= mentions(table, ports, &mut survey.mentions);
         if !table.is_dormant {
             policies(table, &mut survey.policies);
         }
@@ -209,7 +209,8 @@ fn analyse(tables: &[Table], ports: &[Port]) -> Survey {
     survey
 }
 
-fn mentions(table: &Table, ports: &[Port], mentions: &mut Vec<Mention>) {
+/// Adds the rules of a table that mention a port; true where not everything was looked at.
+fn mentions(table: &Table, ports: &[Port], mentions: &mut Vec<Mention>) -> bool {
     let owner = Owner::new(table);
     let mut analysis = Analysis::new(table, ports);
     let mut said = Vec::new();
@@ -246,6 +247,7 @@ fn mentions(table: &Table, ports: &[Port], mentions: &mut Vec<Mention>) {
             }
         }
     }
+    analysis.cut
 }
 
 fn policies(table: &Table, policies: &mut Vec<Policy>) {
