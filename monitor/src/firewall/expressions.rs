@@ -29,7 +29,7 @@ const IPV6_NEXTHDR: usize = 6;
 
 /// `NFT_REG_SIZE`, bytes; four of them: `NFT_REG_1` to `NFT_REG_4`.
 const REGISTER: usize = 16;
-const REGISTERS: usize = 4 * REGISTER;
+pub(super) const REGISTERS: usize = 4 * REGISTER;
 /// `NFT_REG32_SIZE`, bytes, and the number of the first, `NFT_REG32_00`.
 const REGISTER_32: usize = 4;
 const REGISTER_32_FIRST: u32 = 8;
