@@ -259,6 +259,14 @@ fn a_table_of_iptables_legacy_is_decoded() {
     assert!(survey.policies.len() == 1 && survey.policies[0].drops);
 }
 
+#[test]
+fn the_name_of_a_chain_of_iptables_legacy_has_an_end() {
+    let head = entry(0, "ERROR", &[b'n'; 1000]);
+    let entries = [head, entry(0, "", &(-5_i32).to_ne_bytes())].concat();
+    let table = legacy::table(false, "filter".to_owned(), &[0; 84], &entries);
+    assert_eq!(table.chains[0].name, "n".repeat(30));
+}
+
 fn message(kind: u16, flags: u16, sequence: u32, payload: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     bytes.extend(u32::try_from(16 + payload.len()).unwrap().to_ne_bytes());
