@@ -1,5 +1,5 @@
 //! Seeds for the target `rules`: what this kernel answers in a namespace with rules, interfaces and filters, and messages
-//! that no kernel sends. `cargo test --test corpus -- --ignored` writes them, as root.
+//! that no kernel sends. `PEERWATCH_SEEDS=1 cargo test --test corpus seeds` writes them anew, as root.
 
 use std::fs;
 use std::path::Path;
