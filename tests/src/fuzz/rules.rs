@@ -170,7 +170,7 @@ fn messages(mut bytes: &[u8]) -> Vec<&[u8]> {
     messages
 }
 
-const HOOKS: [&str; 7] = [
+const HOOKS: [&str; 8] = [
     "prerouting",
     "input",
     "forward",
@@ -178,6 +178,7 @@ const HOOKS: [&str; 7] = [
     "postrouting",
     "ingress",
     "egress",
+    "unknown",
 ];
 
 const FAMILIES: [&str; 6] = ["inet", "ip", "ip6", "arp", "bridge", "netdev"];

@@ -153,7 +153,8 @@ fn a_chain_and_a_flowtable_are_decoded() {
     assert_eq!(base(2, 4), "postrouting");
     assert_eq!(base(3, 0), "input");
     assert_eq!(base(5, 1), "egress");
-    assert_eq!(base(1, u32::MAX), "hook-4294967295");
+    assert_eq!(base(1, 7), "hook-7");
+    assert_eq!(base(1, u32::MAX), "unknown");
 
     let devices = [
         attribute(1, b"eth0\0"),
