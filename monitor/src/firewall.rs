@@ -86,7 +86,8 @@ pub struct Mention {
     pub protocol: &'static str,
     /// The port, which is the source, the destination, or one that the rule excludes.
     pub port: u16,
-    /// What the rule does, as nft writes it (`drop`, `jump other`, `reject`); `-` for nothing.
+    /// What the rule does, as nft writes it (`drop`, `jump other`, `reject`); `-` for nothing, `vmap` where it looks at a map
+    /// with many verdicts for the port.
     pub verdict: String,
     /// The rule's number (`nft -a list ruleset`); of iptables-legacy, its position in the chain.
     pub handle: Option<u64>,

@@ -1,6 +1,7 @@
 //! What a rule says; `tables` is about whole tables, `bytes` about the decoding.
 
 mod bytes;
+mod reach;
 mod tables;
 
 use super::rules::{Base, Chain, Element, Expression, Field, Kind, Operator, Rule, Set, Verdict};
