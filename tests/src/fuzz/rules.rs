@@ -52,7 +52,7 @@ fn nftables(data: &[u8]) {
         let survey = fuzz::survey(datagrams.iter().copied(), &PORTS);
         survey.map_err(|error| error.to_string())
     };
-    if let Ok(survey) = any_datagrams(data, true, ask) {
+    if let Ok(survey) = any_datagrams(data, ask) {
         check(&survey, data);
     }
 }
@@ -81,7 +81,7 @@ fn interfaces(data: &[u8]) {
         let found = fuzz::interfaces(datagrams.iter().copied());
         found.map_err(|error| error.to_string())
     };
-    let Ok(found) = any_datagrams(data, false, ask) else {
+    let Ok(found) = any_datagrams(data, ask) else {
         return;
     };
     // An interface takes a message with two headers of 16 bytes and its name.
@@ -102,7 +102,7 @@ fn interfaces(data: &[u8]) {
 
 fn filters(data: &[u8]) {
     let ask = |datagrams: &[&[u8]]| fuzz::in_hardware(datagrams.iter().copied(), &INTERFACES);
-    let findings = any_datagrams(data, false, ask);
+    let findings = any_datagrams(data, ask);
     // Each takes a filter: headers of 16 and 20 bytes, its kind, and its flags among its options.
     assert!(findings.len() * 56 <= data.len());
     for finding in findings {
@@ -113,39 +113,35 @@ fn filters(data: &[u8]) {
     }
 }
 
-/// Asks with the datagrams as they are, and with their messages spread in other ways, and gives the answer, which is
-/// always the same. A datagram without a message matters where it is not `is_patient`.
-fn any_datagrams<T: Eq + std::fmt::Debug>(
-    data: &[u8],
-    is_patient: bool,
-    ask: impl Fn(&[&[u8]]) -> T,
-) -> T {
+/// Asks with the datagrams as they are, and gives the answer, which is always the same. And it is the same however the
+/// messages of one answer are spread over datagrams.
+fn any_datagrams<T: Eq + std::fmt::Debug>(data: &[u8], ask: impl Fn(&[&[u8]]) -> T) -> T {
     let datagrams = parts(data);
     let answer = ask(&datagrams);
     assert_eq!(ask(&datagrams), answer, "it changed");
-    let messages: Vec<Vec<&[u8]>> = datagrams.iter().map(|bytes| messages(bytes)).collect();
-    if !is_patient && messages.iter().any(Vec::is_empty) {
-        return answer;
-    }
-    let mut alone = Vec::new();
+    let (mut whole, mut alone) = (Vec::new(), Vec::new());
     let mut together = vec![Vec::new()];
-    for message in messages.into_iter().flatten() {
-        let mut padded = message.to_vec();
-        padded.resize(message.len().next_multiple_of(4), 0);
-        let is_end = ENDS.contains(&kind(message));
-        if let Some(last) = together.last_mut() {
-            last.extend_from_slice(&padded);
+    for datagram in datagrams {
+        let messages = messages(datagram);
+        for message in &messages {
+            if let Some(last) = together.last_mut() {
+                last.extend_from_slice(message);
+            }
+            if ENDS.contains(&kind(message)) {
+                together.push(Vec::new());
+            }
         }
-        alone.push(padded);
-        if is_end {
-            together.push(Vec::new());
-        }
+        whole.push(messages.concat());
+        alone.extend(messages);
     }
-    together.retain(|datagram| !datagram.is_empty());
-    for (datagrams, how) in [(alone, "alone"), (together, "together")] {
+    let ask = |mut datagrams: Vec<Vec<u8>>| {
+        datagrams.retain(|datagram| !datagram.is_empty());
         let datagrams: Vec<&[u8]> = datagrams.iter().map(Vec::as_slice).collect();
-        assert_eq!(ask(&datagrams), answer, "messages {how}");
-    }
+        ask(&datagrams)
+    };
+    let expected = ask(whole);
+    assert_eq!(ask(alone), expected, "each message for itself");
+    assert_eq!(ask(together), expected, "each answer in one");
     answer
 }
 
@@ -153,15 +149,17 @@ fn kind(message: &[u8]) -> u16 {
     u16::from_ne_bytes([message[4], message[5]])
 }
 
-/// The messages of a datagram that count: up to the end of an answer, or to one whose length cannot be.
-fn messages(mut bytes: &[u8]) -> Vec<&[u8]> {
+/// The messages of a datagram, padded, up to the end of an answer or to one whose length cannot be.
+fn messages(mut bytes: &[u8]) -> Vec<Vec<u8>> {
     let mut messages = Vec::new();
     while let Some(length) = bytes.first_chunk() {
         let length = usize::try_from(u32::from_ne_bytes(*length)).unwrap_or(usize::MAX);
         let Some(message) = bytes.get(..length).filter(|_| length >= HEADER) else {
             break;
         };
-        messages.push(message);
+        let mut padded = message.to_vec();
+        padded.resize(length.next_multiple_of(4), 0);
+        messages.push(padded);
         if ENDS.contains(&kind(message)) {
             break;
         }
