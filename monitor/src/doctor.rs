@@ -22,6 +22,7 @@ use crate::bpf::kernel::BtfFileError;
 use crate::cgroup::Root;
 use crate::config::Config;
 use crate::daemon::early;
+use crate::netlink::channel::Channel;
 use crate::selftest::{self, SelfTest};
 use crate::{conntrack, preflight};
 
@@ -151,6 +152,28 @@ impl Report {
             Weight::CannotWork => 2,
         }
     }
+}
+
+/// What is said of filters in the hardware of interfaces with these names, whose indexes are 1 and more, wherever the
+/// answers come from.
+pub(crate) fn in_hardware(channel: &mut dyn Channel, names: &[&str]) -> Vec<Finding> {
+    let interfaces: Vec<Watched> = (1..)
+        .zip(names)
+        .map(|(index, name)| Watched {
+            name: (*name).to_owned(),
+            index,
+            kind: None,
+            slave_of: None,
+            lies_on: None,
+            mode: None,
+            hooks: Vec::new(),
+            left_out: None,
+            xdp: None,
+        })
+        .collect();
+    let mut findings = Vec::new();
+    offload::ask(channel, &interfaces, &mut findings);
+    findings
 }
 
 /// A table that is as full as that, percent, is about to drop packets.

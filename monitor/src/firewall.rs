@@ -24,7 +24,12 @@ use std::io;
 use monitor_common::Protocol;
 use serde::Serialize;
 
+use crate::netlink::channel::Channel;
+use crate::ruleset::RawTable;
 use analysis::Analysis;
+use backends::Owner;
+pub(crate) use dump::kernel;
+use read::Read;
 use rules::Table;
 
 /// A port to look for.
@@ -81,7 +86,8 @@ pub struct Mention {
     pub protocol: &'static str,
     /// The port, which is the source, the destination, or one that the rule excludes.
     pub port: u16,
-    /// What the rule does, as nft writes it (`drop`, `jump other`, `reject`); `-` for nothing.
+    /// What the rule does, as nft writes it (`drop`, `jump other`, `reject`); `-` for nothing, `vmap` where it looks at a map
+    /// with many verdicts for the port.
     pub verdict: String,
     /// The rule's number (`nft -a list ruleset`); of iptables-legacy, its position in the chain.
     pub handle: Option<u64>,
@@ -165,11 +171,28 @@ impl SurveyError {
 ///
 /// [`SurveyError`] where something can't be read, as for want of `CAP_NET_ADMIN`.
 pub fn survey(ports: &[Port]) -> Result<Survey, SurveyError> {
-    let read = read::read()?;
+    Ok(conclude(read::read()?, ports))
+}
+
+/// The same, wherever the answers of nftables and the tables of iptables-legacy come from.
+pub(crate) fn replay(
+    channel: &mut dyn Channel,
+    legacy: impl IntoIterator<Item = (bool, RawTable)>,
+    ports: &[Port],
+) -> Result<Survey, SurveyError> {
+    let mut read = Read::default();
+    read::nftables(channel, &mut read)?;
+    for (is_ipv6, table) in legacy {
+        read::legacy_table(is_ipv6, table, &mut read);
+    }
+    Ok(conclude(read, ports))
+}
+
+fn conclude(read: Read, ports: &[Port]) -> Survey {
     let mut survey = analyse(&read.tables, ports);
     survey.flowtables = read.flowtables;
-    survey.cut = read.cut;
-    Ok(survey)
+    survey.cut |= read.cut;
+    survey
 }
 
 /// What tables say of ports.
@@ -179,7 +202,7 @@ fn analyse(tables: &[Table], ports: &[Port]) -> Survey {
         ..Survey::default()
     };
     for table in tables {
-        mentions(table, ports, &mut survey.mentions);
+        survey.cut |= mentions(table, ports, &mut survey.mentions);
         if !table.is_dormant {
             policies(table, &mut survey.policies);
         }
@@ -187,7 +210,9 @@ fn analyse(tables: &[Table], ports: &[Port]) -> Survey {
     survey
 }
 
-fn mentions(table: &Table, ports: &[Port], mentions: &mut Vec<Mention>) {
+/// Adds the rules of a table that mention a port; true where not everything was looked at.
+fn mentions(table: &Table, ports: &[Port], mentions: &mut Vec<Mention>) -> bool {
+    let owner = Owner::new(table);
     let mut analysis = Analysis::new(table, ports);
     let mut said = Vec::new();
     for chain in &table.chains {
@@ -209,7 +234,7 @@ fn mentions(table: &Table, ports: &[Port], mentions: &mut Vec<Mention>) {
                         continue;
                     }
                     mentions.push(Mention {
-                        backend: backends::of_chain(table, chain),
+                        backend: owner.of_chain(chain),
                         family: table.family.to_string(),
                         table: table.name.clone(),
                         chain: chain.name.clone(),
@@ -223,13 +248,15 @@ fn mentions(table: &Table, ports: &[Port], mentions: &mut Vec<Mention>) {
             }
         }
     }
+    analysis.cut
 }
 
 fn policies(table: &Table, policies: &mut Vec<Policy>) {
+    let owner = Owner::new(table);
     policies.extend(table.chains.iter().filter_map(|chain| {
         let base = chain.base.as_ref()?;
         Some(Policy {
-            backend: backends::of_chain(table, chain),
+            backend: owner.of_chain(chain),
             family: table.family.to_string(),
             table: table.name.clone(),
             chain: chain.name.clone(),

@@ -12,20 +12,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use monitor_common::attempt::{Attempt, AttemptKey};
+use netlink_sys::protocols::NETLINK_ROUTE;
 
 use crate::attempt::tracker::{self, Table};
 use crate::cli::StatusFlags;
 use crate::cmd::status::{self, Report};
 use crate::config::{Config, ConfigError, Environment};
+use crate::doctor::{self, Finding};
+use crate::firewall::{self, Port, Survey, SurveyError};
 use crate::http::{self, Site};
 use crate::kallsyms::{Kallsyms, KallsymsError};
-use crate::link::{self, Interface, LinkEvent};
+use crate::link::{self, Interface, LinkEvent, Xdp};
 use crate::neighbour::{self, Neighbour};
+use crate::netlink::recorded::{Recorded, Recorder};
 use crate::ruleset::{self, Change};
 use crate::saved::{Attempts, AttemptsRef, Saved, SavedRef, States, StatesRef};
 use crate::state::{Coverage, Thresholds};
 use crate::teredo::Packet;
-use crate::{bpf, cgroup, conntrack, daemon, metrics, preflight};
+use crate::{bpf, cgroup, conntrack, daemon, metrics, netlink, preflight};
 
 /// `/proc/kallsyms`.
 ///
@@ -65,6 +69,83 @@ pub fn nftables<'a>(before: u32, datagrams: impl Iterator<Item = &'a [u8]>) -> V
 #[must_use]
 pub fn iptables_legacy(is_ipv6: bool, info: &[u8], entries: &[u8]) -> Option<u64> {
     ruleset::fingerprint(is_ipv6, info, entries)
+}
+
+/// What is found of the firewall where `nf_tables` answers with these datagrams.
+///
+/// # Errors
+///
+/// As [`firewall::survey`].
+pub fn survey<'a>(
+    datagrams: impl Iterator<Item = &'a [u8]>,
+    ports: &[Port],
+) -> Result<Survey, SurveyError> {
+    firewall::replay(&mut Recorded::new(datagrams), [], ports)
+}
+
+/// What is found of a table `filter` of iptables-legacy: its `struct ipt_getinfo` and the entries.
+///
+/// # Errors
+///
+/// None.
+pub fn survey_legacy(
+    is_ipv6: bool,
+    info: &[u8],
+    entries: &[u8],
+    ports: &[Port],
+) -> Result<Survey, SurveyError> {
+    let table = ruleset::RawTable {
+        name: "filter".to_owned(),
+        info: info.to_vec(),
+        entries: Some(entries.to_vec()),
+    };
+    let nothing = &mut Recorded::new(std::iter::empty());
+    firewall::replay(nothing, [(is_ipv6, table)], ports)
+}
+
+/// The interfaces, where rtnetlink answers with these datagrams.
+///
+/// # Errors
+///
+/// As [`link::list`].
+pub fn interfaces<'a>(
+    datagrams: impl Iterator<Item = &'a [u8]>,
+) -> io::Result<Vec<(Interface, Option<Xdp>)>> {
+    link::list_of(&mut Recorded::new(datagrams))
+}
+
+/// What the doctor says of filters in hardware at interfaces of these names, whose indexes are 1 and more, where rtnetlink
+/// answers with these datagrams.
+pub fn in_hardware<'a>(datagrams: impl Iterator<Item = &'a [u8]>, names: &[&str]) -> Vec<Finding> {
+    doctor::in_hardware(&mut Recorded::new(datagrams), names)
+}
+
+/// What the kernel says in the network namespace of the calling thread to those who ask for rules, for interfaces, and for
+/// filters at interfaces as [`in_hardware`] has them.
+///
+/// # Errors
+///
+/// Where it refuses.
+pub fn heard(names: &[&str]) -> io::Result<[Vec<Vec<u8>>; 3]> {
+    let mut rules = Recorder::new(firewall::kernel());
+    firewall::replay(&mut rules, [], &[]).map_err(io::Error::other)?;
+    let route = || Recorder::new(netlink::ask::kernel(NETLINK_ROUTE));
+    let (mut links, mut filters) = (route(), route());
+    link::list_of(&mut links)?;
+    doctor::in_hardware(&mut filters, names);
+    Ok([rules, links, filters].map(|recorder| recorder.heard))
+}
+
+/// The tables of iptables-legacy that are there: `struct ipt_getinfo` and the entries.
+///
+/// # Errors
+///
+/// Where the kernel refuses.
+pub fn legacy_tables(is_ipv6: bool) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let tables = ruleset::raw_tables(is_ipv6)?.into_iter();
+    Ok(tables
+        .filter_map(|table| Some((table.info, table.entries?)))
+        .collect())
 }
 
 /// `/proc/net/stat/nf_conntrack`: drops and early drops.

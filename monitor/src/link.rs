@@ -20,6 +20,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, sleep_until};
 
+pub(crate) use list::list_of;
 pub use list::{Xdp, XdpMode, list};
 use message::{Body, Frame, RTM_GETADDR, RTM_GETLINK};
 use table::LinkTable;

@@ -8,7 +8,8 @@ use std::time::Duration;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
-use crate::netlink::{self, NLMSGHDR};
+use crate::netlink::request::Request;
+use crate::netlink::{self, NLM_F_DUMP, NLMSG_DONE, NLMSG_ERROR};
 
 /// `linux/rtnetlink.h`
 const RTM_NEWNEIGH: u16 = 28;
@@ -24,11 +25,6 @@ const ANSWERED: u16 = 0x02 | 0x04 | 0x08;
 const FAILED: u16 = 0x20;
 /// `NTF_EXT_LEARNED`: another program put it there.
 const LEARNED: u8 = 0x10;
-/// `linux/netlink.h`
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
-const NLM_F_REQUEST: u16 = 1;
-const NLM_F_DUMP: u16 = 0x300;
 
 /// Room for one datagram, bytes: the kernel makes them no longer than 32 KiB in dumps (`netlink_dump`).
 const DATAGRAM: usize = 64 * 1024;
@@ -73,13 +69,9 @@ pub fn read() -> io::Result<Vec<Neighbour>> {
 
 /// Asks for a dump of all families.
 fn request() -> Vec<u8> {
-    let length = NLMSGHDR + NDMSG;
-    let mut request = Vec::with_capacity(length);
-    request.extend(u32::try_from(length).unwrap_or_default().to_ne_bytes());
-    request.extend(RTM_GETNEIGH.to_ne_bytes());
-    request.extend((NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
-    request.resize(length, 0);
-    request
+    Request::new(RTM_GETNEIGH, NLM_F_DUMP, 0)
+        .raw(&[0; NDMSG])
+        .finish()
 }
 
 /// Takes a datagram; true at the end of the dump.

@@ -3,9 +3,26 @@
 //! Any bytes can be read: what does not fit is left out, with what follows it.
 
 pub(crate) mod ask;
+pub(crate) mod channel;
+pub(crate) mod recorded;
+pub(crate) mod request;
 
 /// `struct nlmsghdr`, bytes.
 pub(crate) const NLMSGHDR: usize = 16;
+
+/// Kinds of messages: an error or an acknowledgement, and the end of a dump.
+pub(crate) const NLMSG_ERROR: u16 = 2;
+pub(crate) const NLMSG_DONE: u16 = 3;
+
+/// Flags of requests.
+pub(crate) const NLM_F_REQUEST: u16 = 0x1;
+pub(crate) const NLM_F_ACK: u16 = 0x4;
+pub(crate) const NLM_F_EXCL: u16 = 0x200;
+pub(crate) const NLM_F_DUMP: u16 = 0x300;
+pub(crate) const NLM_F_CREATE: u16 = 0x400;
+pub(crate) const NLM_F_APPEND: u16 = 0x800;
+/// Of an answer: things changed between two of its parts.
+pub(crate) const NLM_F_DUMP_INTR: u16 = 0x10;
 
 /// The flags of an attribute's type: nested, and in network byte order.
 const NLA_TYPE_MASK: u16 = 0x3fff;
@@ -50,6 +67,11 @@ pub(crate) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])>
         bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
         Some((kind, value))
     })
+}
+
+/// The value of the first attribute of a kind.
+pub(crate) fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
+    attributes(bytes).find_map(|(kind, value)| (kind == wanted).then_some(value))
 }
 
 /// A text that a NUL ends. The kernel allows any bytes in a name; those that are no UTF-8 are replaced.

@@ -222,7 +222,7 @@ pub(crate) fn replay<'a>(before: u32, datagrams: impl Iterator<Item = &'a [u8]>)
     changes
 }
 
-pub(crate) use legacy::{fingerprint, raw_tables};
+pub(crate) use legacy::{RawTable, fingerprint, raw_tables};
 
 /// Tells changes of the rules in the network namespace in which it was made, from then on.
 ///

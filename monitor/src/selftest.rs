@@ -21,7 +21,6 @@ mod counts;
 mod gateway;
 mod lab;
 mod links;
-mod message;
 mod namespace;
 mod programs;
 mod route;

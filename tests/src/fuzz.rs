@@ -17,6 +17,7 @@ mod kernel;
 mod netlink;
 pub mod packet;
 mod records;
+mod rules;
 mod settings;
 mod state;
 mod status;
@@ -26,6 +27,7 @@ pub use kernel::{btf, kallsyms, proc_files};
 pub use netlink::{iptables_legacy, links, neighbours, nftables};
 pub use packet::packet;
 pub use records::{records, teredo};
+pub use rules::{INTERFACES, rules};
 pub use settings::{config, settings, web_config};
 pub use state::state_file;
 pub use status::{status_answer, status_document};
@@ -34,7 +36,7 @@ pub use status::{status_answer, status_document};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them, by name.
-pub const TARGETS: [Target; 17] = [
+pub const TARGETS: [Target; 18] = [
     ("btf", btf),
     ("config", config),
     ("http_server", http_server),
@@ -46,6 +48,7 @@ pub const TARGETS: [Target; 17] = [
     ("packet", packet),
     ("proc_files", proc_files),
     ("records", records),
+    ("rules", rules),
     ("settings", settings),
     ("state_file", state_file),
     ("status_answer", status_answer),

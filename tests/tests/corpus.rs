@@ -1,6 +1,9 @@
 //! Every fuzz target over its corpus, and over variations of it: cut short, with bytes changed, and many times as long.
 //! No engine looks for more here (`cargo xtask fuzz` does); what one found once is in the corpus and stays found.
 
+#[path = "corpus/seeds.rs"]
+mod seeds;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::fs;
@@ -245,5 +248,11 @@ fn main() -> ExitCode {
         "every_target_is_complete",
         every_target_is_complete,
     ));
+    if std::env::var_os("PEERWATCH_SEEDS").is_some() {
+        trials.push(Trial::test("seeds_of_rules_are_written", || {
+            let folder = fuzz_folder().join("corpus/rules");
+            seeds::write(&folder).map_err(|error| Failed::from(format!("{error:#}")))
+        }));
+    }
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }

@@ -151,7 +151,8 @@ pub(super) fn socket_of(link: &str) -> Option<u64> {
 /// Policies of `IPsec`: packets that they take leave in another packet.
 fn ipsec(findings: &mut Vec<Finding>) {
     // An error means a kernel without it, or nobody who may ask.
-    let policies = ask::dump(NETLINK_XFRM, XFRM_MSG_GETPOLICY, &[]).unwrap_or_default();
+    let policies =
+        ask::dump(&mut ask::kernel(NETLINK_XFRM), XFRM_MSG_GETPOLICY, &[]).unwrap_or_default();
     // XFRM_POLICY_IN is 0, OUT 1, FWD 2; those of single sockets come with 3 and more.
     let is_policy = |reply: &&ask::Reply| {
         let direction = reply.payload.get(DIRECTION);

@@ -7,7 +7,8 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use super::finding::{Finding, Weight};
 use super::interfaces::Watched;
 use crate::netlink::ask::{self, Reply};
-use crate::netlink::{attributes, text, u32_at};
+use crate::netlink::channel::Channel;
+use crate::netlink::{attribute, text, u32_at};
 
 /// `include/uapi/linux/rtnetlink.h`
 const RTM_NEWQDISC: u16 = 36;
@@ -31,7 +32,12 @@ const TCA_FLOWER_FLAGS: u16 = 22;
 
 /// Looks at the sides of each interface that may have filters.
 pub(super) fn look(interfaces: &[Watched], findings: &mut Vec<Finding>) {
-    let disciplines = dump(RTM_GETQDISC, RTM_NEWQDISC, 0, 0);
+    ask(&mut ask::kernel(NETLINK_ROUTE), interfaces, findings);
+}
+
+/// The same, wherever the answers come from.
+pub(super) fn ask(channel: &mut dyn Channel, interfaces: &[Watched], findings: &mut Vec<Finding>) {
+    let disciplines = dump(channel, RTM_GETQDISC, RTM_NEWQDISC, 0, 0);
     for discipline in
         disciplines.unwrap_or_else(|error| unread("queueing disciplines", &error, findings))
     {
@@ -47,7 +53,13 @@ pub(super) fn look(interfaces: &[Watched], findings: &mut Vec<Finding>) {
             continue;
         };
         for (side, parent) in sides {
-            let filters = dump(RTM_GETTFILTER, RTM_NEWTFILTER, interface.index, *parent);
+            let filters = dump(
+                channel,
+                RTM_GETTFILTER,
+                RTM_NEWTFILTER,
+                interface.index,
+                *parent,
+            );
             let filters = filters.unwrap_or_else(|error| {
                 unread(
                     &format!("filters of {} ({side})", interface.name),
@@ -102,18 +114,19 @@ fn finding(interface: &str, side: &str, count: usize) -> Finding {
 }
 
 /// What there is of a kind, at an interface or (0) at all.
-fn dump(request: u16, answer: u16, index: u32, parent: u32) -> io::Result<Vec<Reply>> {
+fn dump(
+    channel: &mut dyn Channel,
+    request: u16,
+    answer: u16,
+    index: u32,
+    parent: u32,
+) -> io::Result<Vec<Reply>> {
     let mut body = [0; TCMSG];
     body[INDEX..INDEX + 4].copy_from_slice(&index.to_ne_bytes());
     body[PARENT..PARENT + 4].copy_from_slice(&parent.to_ne_bytes());
-    let mut replies = ask::dump(NETLINK_ROUTE, request, &body)?;
+    let mut replies = ask::dump(channel, request, &body)?;
     replies.retain(|reply| reply.kind == answer);
     Ok(replies)
-}
-
-fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
-    let mut all = attributes(bytes);
-    all.find_map(|(kind, value)| (kind == wanted).then_some(value))
 }
 
 /// Whether the hardware of at least one interface has a filter, by what follows its `struct nlmsghdr`.

@@ -3,7 +3,8 @@
 //! A rule mentions a port where a comparison of a port field names it, by itself, in a range or in a
 //! set. What is excluded (`!= 7680`) is named as well. All ports (0-65535) name none.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 
 use monitor_common::Protocol;
@@ -32,14 +33,22 @@ fn fitting(fits: impl Fn(u8) -> bool) -> Protocols {
     bit(6, TCP) | bit(17, UDP)
 }
 
+/// The most verdicts of one map that are told for a port. Where there are more, as in a map by port and address, it is
+/// only said that there is a map.
+const MOST_VERDICTS: usize = 16;
+
+/// The most ways in which the key of one set is put together that are looked at: there is one as a rule.
+const MOST_KEYS: usize = 32;
+
 /// What a lookup finds in a set.
-struct Found {
-    /// With a port in the key: what is named, for which protocols, and the verdict there.
-    named: Vec<(Protocols, u16, Option<Verdict>)>,
+#[derive(Debug, Default, Eq, PartialEq)]
+pub(super) struct Found {
+    /// With a port in the key: what is named, and the verdicts there in words.
+    named: BTreeMap<(Protocols, u16), BTreeSet<Option<String>>>,
     /// The protocols in the keys.
     protocols: Protocols,
     /// The chains that the elements' verdicts lead to.
-    jumps: BTreeSet<(String, Protocols)>,
+    pub(super) jumps: BTreeSet<(String, Protocols)>,
 }
 
 /// What a rule says.
@@ -47,8 +56,10 @@ struct Found {
 pub(super) struct Said {
     /// What it mentions, for which protocols, and what it does then.
     pub(super) mentions: BTreeSet<(u16, Protocols, String)>,
-    /// The chains that packets of these protocols may go to.
-    pub(super) jumps: BTreeSet<(String, Protocols)>,
+    /// The chain that packets of these protocols may go to.
+    pub(super) jump: Option<(String, Protocols)>,
+    /// The maps of such chains, and the protocols that they are asked for.
+    pub(super) maps: Vec<(Rc<Found>, Protocols)>,
 }
 
 /// A demand of one port field, as far as it names ports.
@@ -61,7 +72,9 @@ enum Named {
 pub(super) struct Analysis<'a> {
     sets: HashMap<&'a str, &'a Set>,
     wanted: &'a [Wanted],
-    found: HashMap<(&'a str, Key), Rc<Found>>,
+    found: HashMap<&'a str, HashMap<Key, Rc<Found>>>,
+    /// Not everything was looked up.
+    pub(super) cut: bool,
 }
 
 impl<'a> Analysis<'a> {
@@ -71,6 +84,7 @@ impl<'a> Analysis<'a> {
             sets: sets.collect(),
             wanted,
             found: HashMap::new(),
+            cut: false,
         }
     }
 
@@ -108,7 +122,6 @@ impl<'a> Analysis<'a> {
                     let is_protocol = load.is_none() && !key.protocols.is_empty();
                     let found = self.lookup(set, key);
                     if is_verdict {
-                        said.jumps.extend(found.jumps.iter().cloned());
                         action = Some("vmap");
                         by_map.push(Rc::clone(&found));
                     }
@@ -128,9 +141,6 @@ impl<'a> Analysis<'a> {
                 Step::Action(word) => action = Some(word),
             }
         }
-        if let Some(chain) = verdict.and_then(Verdict::chain) {
-            said.jumps.insert((chain.to_owned(), BOTH));
-        }
         let words = verdict.map_or_else(|| action.unwrap_or("-").to_owned(), Verdict::words);
         for wanted in self.wanted {
             let asked = bit(wanted.protocol) & protocols;
@@ -146,33 +156,47 @@ impl<'a> Analysis<'a> {
             if is_named && asked != 0 {
                 said.mentions.insert((wanted.number, asked, words.clone()));
             }
-            for (_, port, verdict) in by_map
+            for verdict in by_map
                 .iter()
-                .flat_map(|found| &found.named)
-                .filter(|(allowed, port, _)| asked & allowed != 0 && *port == wanted.number)
+                .filter_map(|found| found.named.get(&(asked, wanted.number)))
+                .flatten()
             {
-                let words = verdict.as_ref().map_or("vmap".to_owned(), Verdict::words);
-                said.mentions.insert((*port, asked, words));
+                let words = verdict.clone().unwrap_or_else(|| "vmap".to_owned());
+                said.mentions.insert((wanted.number, asked, words));
             }
         }
-        said.jumps = std::mem::take(&mut said.jumps)
-            .into_iter()
-            .map(|(chain, of_element)| (chain, of_element & protocols))
-            .filter(|(_, protocols)| *protocols != 0)
-            .collect();
+        if protocols != 0 {
+            let chain = verdict.and_then(Verdict::chain);
+            said.jump = chain.map(|chain| (chain.to_owned(), protocols));
+            said.maps = by_map.into_iter().map(|map| (map, protocols)).collect();
+        }
         said
     }
 
-    fn lookup(&mut self, name: &'a str, key: Key) -> Rc<Found> {
-        let (sets, wanted) = (&self.sets, self.wanted);
-        let found = self
-            .found
-            .entry((name, key))
-            .or_insert_with_key(|(_, key)| {
-                let elements = sets.get(name).map(|set| ranges(set)).unwrap_or_default();
-                Rc::new(find(&elements, key, wanted))
-            });
-        Rc::clone(found)
+    fn lookup(&mut self, name: &'a str, mut key: Key) -> Rc<Found> {
+        // What is found is the same whichever load a field comes from.
+        for (_, port) in &mut key.ports {
+            port.load = 0;
+        }
+        let of_set = self.found.entry(name).or_default();
+        let count = of_set.len();
+        match of_set.entry(key) {
+            Entry::Occupied(found) => Rc::clone(found.get()),
+            Entry::Vacant(_) if count == MOST_KEYS => {
+                self.cut = true;
+                let protocols = BOTH;
+                Rc::new(Found {
+                    protocols,
+                    ..Found::default()
+                })
+            }
+            Entry::Vacant(place) => {
+                let set = self.sets.get(name);
+                let elements = set.map(|set| ranges(set)).unwrap_or_default();
+                let found = find(&elements, place.key(), self.wanted);
+                Rc::clone(place.insert(Rc::new(found)))
+            }
+        }
     }
 }
 
@@ -192,10 +216,7 @@ const fn positive(demand: Demand<u16>) -> Option<(Demand<u16>, bool)> {
 fn names(named: &Named, number: u16, asked: Protocols) -> bool {
     match named {
         Named::Demand(port, demand) => demand.holds(port.value(number)),
-        Named::Found(found) => found
-            .named
-            .iter()
-            .any(|(allowed, port, _)| asked & allowed != 0 && *port == number),
+        Named::Found(found) => found.named.contains_key(&(asked, number)),
     }
 }
 
@@ -255,11 +276,7 @@ fn before(key: &[u8]) -> Vec<u8> {
 }
 
 fn find(spans: &[Span<'_>], key: &Key, wanted: &[Wanted]) -> Found {
-    let mut found = Found {
-        named: Vec::new(),
-        protocols: 0,
-        jumps: BTreeSet::new(),
-    };
+    let mut found = Found::default();
     for span in spans {
         let protocols = key.protocols.iter().fold(BOTH, |protocols, at| {
             let Some((from, to)) = span.from.get(*at).zip(span.to.get(*at)) else {
@@ -281,10 +298,17 @@ fn find(spans: &[Span<'_>], key: &Key, wanted: &[Wanted]) -> Found {
             for wanted in wanted {
                 let protocols = protocols & bit(wanted.protocol);
                 if protocols != 0 && (from..=to).contains(&port.value(wanted.number)) {
-                    let verdict = span.verdict.cloned();
-                    found.named.push((protocols, wanted.number, verdict));
+                    let verdicts = found.named.entry((protocols, wanted.number)).or_default();
+                    if verdicts.len() <= MOST_VERDICTS {
+                        verdicts.insert(span.verdict.map(Verdict::words));
+                    }
                 }
             }
+        }
+    }
+    for verdicts in found.named.values_mut() {
+        if verdicts.len() > MOST_VERDICTS {
+            *verdicts = BTreeSet::from([None]);
         }
     }
     found

@@ -30,17 +30,6 @@ const IPTABLES: [&str; 5] = ["filter", "nat", "mangle", "raw", "security"];
 /// Its base chains.
 const BUILT_IN: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
 
-/// The part of the kernel, or the program that feeds it, which a table belongs to.
-pub(super) fn of_table(table: &Table) -> &'static str {
-    if table.is_legacy {
-        IPTABLES_LEGACY
-    } else if is_iptables(table) {
-        IPTABLES_NFT
-    } else {
-        NFTABLES
-    }
-}
-
 fn is_iptables(table: &Table) -> bool {
     matches!(table.family, TableFamily::Ip | TableFamily::Ip6)
         && IPTABLES.contains(&table.name.as_str())
@@ -50,11 +39,36 @@ fn is_iptables(table: &Table) -> bool {
         })
 }
 
-/// The program that made a chain, where the names tell; else what the table belongs to.
-pub(super) fn of_chain(table: &Table, chain: &Chain) -> &'static str {
-    by_table(table)
-        .or_else(|| by_chain(&chain.name))
-        .unwrap_or_else(|| of_table(table))
+/// Whose a table and its chains are.
+pub(super) struct Owner {
+    /// The part of the kernel that the table belongs to.
+    part: &'static str,
+    /// The program that made all of it, where its name tells.
+    program: Option<&'static str>,
+}
+
+impl Owner {
+    /// Looks at all of the table, once.
+    pub(super) fn new(table: &Table) -> Self {
+        let part = if table.is_legacy {
+            IPTABLES_LEGACY
+        } else if is_iptables(table) {
+            IPTABLES_NFT
+        } else {
+            NFTABLES
+        };
+        Self {
+            part,
+            program: by_table(table),
+        }
+    }
+
+    /// The program that made a chain, where the names tell; else what the table belongs to.
+    pub(super) fn of_chain(&self, chain: &Chain) -> &'static str {
+        self.program
+            .or_else(|| by_chain(&chain.name))
+            .unwrap_or(self.part)
+    }
 }
 
 fn by_table(table: &Table) -> Option<&'static str> {
@@ -97,12 +111,13 @@ pub(super) fn in_use(tables: &[Table]) -> Vec<BackendUse> {
         rules: 0,
     });
     for table in tables {
+        let owner = Owner::new(table);
         for one in &mut uses {
-            let is_whole = of_table(table) == one.name || by_table(table) == Some(one.name);
+            let is_whole = owner.part == one.name || owner.program == Some(one.name);
             let chains = table
                 .chains
                 .iter()
-                .filter(|chain| is_whole || of_chain(table, chain) == one.name);
+                .filter(|chain| is_whole || owner.of_chain(chain) == one.name);
             let rules: Vec<usize> = chains.map(|chain| chain.rules.len()).collect();
             if is_whole || !rules.is_empty() {
                 one.tables += 1;

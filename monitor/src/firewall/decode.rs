@@ -4,9 +4,9 @@
 //! out.
 
 use super::Flowtable;
-use super::expressions::{self, attribute, number, value, verdict};
+use super::expressions::{self, number, value, verdict};
 use super::rules::{Base, Chain, Element, Rule, Set, Table};
-use crate::netlink::{attributes, text};
+use crate::netlink::{attribute, attributes, text};
 use crate::ruleset::TableFamily;
 
 /// `struct nfgenmsg`, bytes.
@@ -21,6 +21,8 @@ const NFTA_CHAIN_NAME: u16 = 3;
 const NFTA_CHAIN_HOOK: u16 = 4;
 const NFTA_CHAIN_POLICY: u16 = 5;
 const NFTA_HOOK_HOOKNUM: u16 = 1;
+/// `NF_MAX_HOOKS`: no family has more.
+const MAX_HOOKS: u32 = 8;
 /// `NF_DROP`.
 const POLICY_DROP: u32 = 0;
 
@@ -102,7 +104,16 @@ fn hook_name(family: TableFamily, number: u32) -> String {
     usize::try_from(number)
         .ok()
         .and_then(|index| names.get(index))
-        .map_or_else(|| format!("hook-{number}"), |name| (*name).to_owned())
+        .map_or_else(
+            || {
+                if number < MAX_HOOKS {
+                    format!("hook-{number}")
+                } else {
+                    "unknown".to_owned()
+                }
+            },
+            |name| (*name).to_owned(),
+        )
 }
 
 /// A rule, with its table and the name of its chain.

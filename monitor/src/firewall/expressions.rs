@@ -3,7 +3,7 @@
 
 use super::rules::{Expression, Field, Kind, Operator, Verdict};
 use super::xtables;
-use crate::netlink::{attributes, text};
+use crate::netlink::{attribute, attributes, text};
 use crate::ruleset::TableFamily;
 
 const NFTA_EXPR_NAME: u16 = 1;
@@ -29,18 +29,13 @@ const IPV6_NEXTHDR: usize = 6;
 
 /// `NFT_REG_SIZE`, bytes; four of them: `NFT_REG_1` to `NFT_REG_4`.
 const REGISTER: usize = 16;
-const REGISTERS: usize = 4 * REGISTER;
+pub(super) const REGISTERS: usize = 4 * REGISTER;
 /// `NFT_REG32_SIZE`, bytes, and the number of the first, `NFT_REG32_00`.
 const REGISTER_32: usize = 4;
 const REGISTER_32_FIRST: u32 = 8;
 
 pub(super) fn be32(value: &[u8]) -> Option<u32> {
     <[u8; 4]>::try_from(value).ok().map(u32::from_be_bytes)
-}
-
-/// The value of an attribute of a kind.
-pub(super) fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
-    attributes(bytes).find_map(|(kind, value)| (kind == wanted).then_some(value))
 }
 
 /// The number that is the value of an attribute of a kind.

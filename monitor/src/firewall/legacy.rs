@@ -30,6 +30,8 @@ const COUNTERS: usize = 16;
 const PIECE: usize = 32;
 const PIECE_NAME: usize = 2;
 const PIECE_REVISION: usize = 31;
+/// `XT_FUNCTION_MAXNAMELEN`: room for the name of a chain, bytes.
+const CHAIN_NAME: usize = 30;
 /// `XT_INV_PROTO`.
 const INV_PROTO: u8 = 0x40;
 /// `-NF_ACCEPT - 1`, `-NF_DROP - 1`, `-NF_QUEUE - 1`, `XT_RETURN`.
@@ -241,7 +243,7 @@ fn target(bytes: &[u8]) -> Option<Target> {
     let data = bytes.get(PIECE..)?;
     Some(match name.as_str() {
         "" => Target::Verdict(i32_at(data, 0)?),
-        "ERROR" => Target::Head(text(data)),
+        "ERROR" => Target::Head(text(data.get(..CHAIN_NAME).unwrap_or(data))),
         _ => Target::Other(decode_target(&name)),
     })
 }

@@ -1,8 +1,11 @@
 //! From which hooks a chain is reached, and by packets of which protocols.
 
 use std::collections::{BTreeSet, HashMap};
+use std::rc::Rc;
 
-use super::analysis::{BOTH, Protocols, Said};
+use monitor_common::Protocol;
+
+use super::analysis::{BOTH, Found, Protocols, Said, bit};
 use super::rules::Table;
 
 /// Who comes to a chain.
@@ -29,27 +32,64 @@ pub(super) fn reach(table: &Table, said: &[Vec<Said>]) -> Vec<Reach> {
             }
         }
     }
+    let mut given = Given::default();
     // It only grows, so it ends: a chain comes back when there is more that it hands on.
     while let Some(index) = waiting.pop() {
         let Some(from) = reached.get(index).cloned() else {
             continue;
         };
-        let jumps = said.get(index).into_iter().flatten();
-        for (chain, protocols) in jumps.flat_map(|said| &said.jumps) {
-            let handed = from.protocols & protocols;
-            let Some(next) = indices.get(chain.as_str()).filter(|_| handed != 0) else {
-                continue;
+        let mut hand = |chain: &str, handed: Protocols| {
+            let next = indices.get(chain).filter(|_| handed != 0);
+            let Some((next, reach)) = next.and_then(|at| Some((*at, reached.get_mut(*at)?))) else {
+                return;
             };
-            let Some(reach) = reached.get_mut(*next) else {
-                continue;
-            };
-            let before = reach.clone();
+            let before = (reach.hooks.len(), reach.protocols);
             reach.hooks.extend(from.hooks.iter().cloned());
             reach.protocols |= handed;
-            if *reach != before {
-                waiting.push(*next);
+            if before != (reach.hooks.len(), reach.protocols) {
+                waiting.push(next);
+            }
+        };
+        for said in said.get(index).into_iter().flatten() {
+            if let Some((chain, protocols)) = &said.jump {
+                hand(chain, from.protocols & protocols);
+            }
+            for (map, protocols) in &said.maps {
+                let new = given.more(map, &from.hooks, from.protocols & protocols);
+                if new != 0 {
+                    map.jumps
+                        .iter()
+                        .for_each(|(chain, protocols)| hand(chain, new & protocols));
+                }
             }
         }
     }
     reached
+}
+
+/// The hooks that were handed to all chains of a map, by the map and one protocol: many rules may look at one large map.
+#[derive(Default)]
+struct Given(HashMap<(*const Found, Protocols), BTreeSet<String>>);
+
+impl Given {
+    /// The protocols for which a map was not yet handed all of these hooks; now it is.
+    fn more(
+        &mut self,
+        map: &Rc<Found>,
+        hooks: &BTreeSet<String>,
+        protocols: Protocols,
+    ) -> Protocols {
+        let mut new = 0;
+        for protocol in Protocol::ALL.iter().map(|protocol| bit(*protocol)) {
+            if protocols & protocol == 0 {
+                continue;
+            }
+            let given = self.0.entry((Rc::as_ptr(map), protocol)).or_default();
+            if !hooks.is_subset(given) {
+                given.extend(hooks.iter().cloned());
+                new |= protocol;
+            }
+        }
+        new
+    }
 }

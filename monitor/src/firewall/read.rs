@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::io;
 
-use super::dump::{Dumps, Topic, text_attribute};
+use super::dump::{self, Dumps, Topic};
 use super::rules::Table;
 use super::{Flowtable, SurveyError, analysis, decode, legacy};
-use crate::ruleset::{TableFamily, fingerprint, raw_tables};
+use crate::netlink::channel::Channel;
+use crate::ruleset::{RawTable, TableFamily, fingerprint, raw_tables};
 
 /// The most rules, and other things than elements, of nftables that are read.
 const MOST_RULES: usize = 100_000;
@@ -29,15 +30,16 @@ pub(super) struct Read {
 /// Reads both firewalls of the thread's network namespace.
 pub(super) fn read() -> Result<Read, SurveyError> {
     let mut read = Read::default();
-    nftables(&mut read)?;
+    nftables(&mut dump::kernel(), &mut read)?;
     for is_ipv6 in [false, true] {
         iptables(is_ipv6, &mut read)?;
     }
     Ok(read)
 }
 
-fn nftables(read: &mut Read) -> Result<(), SurveyError> {
-    let mut dumps = match Dumps::open() {
+/// Reads nftables.
+pub(super) fn nftables(channel: &mut dyn Channel, read: &mut Read) -> Result<(), SurveyError> {
+    let mut dumps = match Dumps::open(channel) {
         Ok(dumps) => dumps,
         Err(error) if is_absent(&error) => return Ok(()),
         Err(error) => return Err(SurveyError::new(Topic::Tables.as_str(), error)),
@@ -74,10 +76,10 @@ fn is_absent(error: &io::Error) -> bool {
 }
 
 /// Puts chains, rules and sets into their tables; those whose table came meanwhile are left out.
-fn fill(dumps: &mut Dumps, tables: &mut [Table]) -> Result<(), SurveyError> {
-    let chains = dump(dumps, Topic::Chains, decode::chain)?;
-    let rules = dump(dumps, Topic::Rules, decode::rule)?;
-    let sets = dump(dumps, Topic::Sets, decode::set)?;
+fn fill(dumps: &mut Dumps<'_>, tables: &mut [Table]) -> Result<(), SurveyError> {
+    let chains = all(dumps, Topic::Chains, decode::chain)?;
+    let rules = all(dumps, Topic::Rules, decode::rule)?;
+    let sets = all(dumps, Topic::Sets, decode::set)?;
     let indices: HashMap<(TableFamily, String), usize> = tables
         .iter()
         .enumerate()
@@ -112,8 +114,8 @@ fn fill(dumps: &mut Dumps, tables: &mut [Table]) -> Result<(), SurveyError> {
     Ok(())
 }
 
-fn dump<T>(
-    dumps: &mut Dumps,
+fn all<T>(
+    dumps: &mut Dumps<'_>,
     topic: Topic,
     decode: impl Fn(&[u8]) -> Option<T>,
 ) -> Result<Vec<T>, SurveyError> {
@@ -123,7 +125,7 @@ fn dump<T>(
 }
 
 /// Reads the elements of the sets that matter.
-fn elements(dumps: &mut Dumps, tables: &mut [Table]) -> Result<(), SurveyError> {
+fn elements(dumps: &mut Dumps<'_>, tables: &mut [Table]) -> Result<(), SurveyError> {
     let mut left = MOST_ELEMENTS;
     for table in tables {
         let wanted = analysis::sets_that_matter(table);
@@ -131,10 +133,12 @@ fn elements(dumps: &mut Dumps, tables: &mut [Table]) -> Result<(), SurveyError> 
             if !wanted.contains(&set.name) {
                 continue;
             }
-            let mut attributes = text_attribute(ELEMENTS_TABLE, &table.name);
-            attributes.extend(text_attribute(ELEMENTS_SET, &set.name));
+            let names = [
+                (ELEMENTS_TABLE, table.name.as_str()),
+                (ELEMENTS_SET, set.name.as_str()),
+            ];
             let family = table.family.number();
-            let elements = dumps.all(Topic::Elements, family, &attributes, left, |payload| {
+            let elements = dumps.all(Topic::Elements, family, &names, left, |payload| {
                 decode::elements(payload).collect::<Vec<_>>()
             });
             set.elements = match elements {
@@ -158,14 +162,24 @@ fn iptables(is_ipv6: bool, read: &mut Read) -> Result<(), SurveyError> {
     };
     let tables = raw_tables(is_ipv6).map_err(|error| SurveyError::new(what, error))?;
     for table in tables {
-        let Some(entries) = table.entries else {
-            read.cut = true;
-            continue;
-        };
-        if fingerprint(is_ipv6, &table.info, &entries).is_some() {
-            let table = legacy::table(is_ipv6, table.name, &table.info, &entries);
-            read.tables.push(table);
-        }
+        legacy_table(is_ipv6, table, read);
     }
     Ok(())
+}
+
+/// Takes a table of iptables-legacy.
+pub(super) fn legacy_table(is_ipv6: bool, table: RawTable, read: &mut Read) {
+    let RawTable {
+        name,
+        info,
+        entries: Some(entries),
+    } = table
+    else {
+        read.cut = true;
+        return;
+    };
+    if fingerprint(is_ipv6, &info, &entries).is_some() {
+        let table = legacy::table(is_ipv6, name, &info, &entries);
+        read.tables.push(table);
+    }
 }

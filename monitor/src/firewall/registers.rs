@@ -1,5 +1,6 @@
 //! What a rule compares with what: its expressions, with the registers between them resolved.
 
+use super::expressions::REGISTERS;
 use super::rules::{Expression, Field, Kind, Operator, Rule, Verdict};
 
 /// A field that a rule looks at, as it is when it is compared: `(field & mask) ^ xor`.
@@ -100,7 +101,14 @@ impl Registers {
             let load = self.loads;
             let (mask, xor) = (u16::MAX, 0);
             self.loads += 1;
-            self.fields.push((field, Port { load, mask, xor }));
+            self.put(field, Port { load, mask, xor });
+        }
+    }
+
+    /// Behind the registers there is nothing.
+    fn put(&mut self, field: Field, port: Port) {
+        if field.at.saturating_add(size(field.kind)) <= REGISTERS {
+            self.fields.push((field, port));
         }
     }
 
@@ -126,7 +134,9 @@ impl Registers {
             })
             .collect();
         self.clear(to, mask.len());
-        self.fields.extend(masked);
+        for (field, port) in masked {
+            self.put(field, port);
+        }
     }
 
     /// The fields from a register on, by their distance from it.

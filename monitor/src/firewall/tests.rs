@@ -1,6 +1,7 @@
 //! What a rule says; `tables` is about whole tables, `bytes` about the decoding.
 
 mod bytes;
+mod reach;
 mod tables;
 
 use super::rules::{Base, Chain, Element, Expression, Field, Kind, Operator, Rule, Set, Verdict};
@@ -191,6 +192,28 @@ fn a_part_of_a_port_names_all_that_have_it() {
     assert_eq!(masked(0xff00, 0x1e00), BOTH_7680);
     assert_eq!(masked(0xff00, 0x1f00), Vec::<String>::new());
     assert_eq!(masked(0, 0), Vec::<String>::new(), "nothing is compared");
+}
+
+#[test]
+fn behind_the_registers_there_is_nothing() {
+    let mask = |register, length: usize| Expression::Mask {
+        source: 0,
+        register,
+        mask: vec![0xff; length],
+        xor: vec![0; length],
+    };
+    let carried = |register, length| {
+        let expressions = [load(0, Kind::Port), mask(register, length)];
+        let value = [0x1e, 0].repeat(length / 2);
+        let compare = Expression::Compare {
+            register,
+            operator: Operator::Equal,
+            value,
+        };
+        said(expressions.into_iter().chain([compare]), vec![])
+    };
+    assert_eq!(carried(62, 2), BOTH_7680);
+    assert_eq!(carried(63, 2), Vec::<String>::new());
 }
 
 #[test]

@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use super::Interface;
 use super::message::{IFINFOMSG, Message, RTM_GETLINK, RTM_NEWLINK, link};
-use crate::netlink::{ask, attributes, u32_at};
+use crate::netlink::channel::Channel;
+use crate::netlink::{ask, attribute, attributes, u32_at};
 
 /// `include/uapi/linux/if_link.h`
 const IFLA_XDP: u16 = 43;
@@ -43,7 +44,12 @@ pub struct Xdp {
 ///
 /// What the kernel said.
 pub fn list() -> io::Result<Vec<(Interface, Option<Xdp>)>> {
-    let replies = ask::dump(NETLINK_ROUTE, RTM_GETLINK, &[0; IFINFOMSG])?;
+    list_of(&mut ask::kernel(NETLINK_ROUTE))
+}
+
+/// The same, wherever the answers come from.
+pub(crate) fn list_of(channel: &mut dyn Channel) -> io::Result<Vec<(Interface, Option<Xdp>)>> {
+    let replies = ask::dump(channel, RTM_GETLINK, &[0; IFINFOMSG])?;
     let mut found: Vec<_> = replies
         .iter()
         .filter(|reply| reply.kind == RTM_NEWLINK)
@@ -58,8 +64,7 @@ pub fn list() -> io::Result<Vec<(Interface, Option<Xdp>)>> {
 
 /// The XDP program out of a message about an interface.
 fn xdp(payload: &[u8]) -> Option<Xdp> {
-    let mut all = attributes(payload.get(IFINFOMSG..)?);
-    let (_, of_xdp) = all.find(|(kind, _)| *kind == IFLA_XDP)?;
+    let of_xdp = attribute(payload.get(IFINFOMSG..)?, IFLA_XDP)?;
     let (mut mode, mut program) = (None, 0);
     for (kind, value) in attributes(of_xdp) {
         match kind {

@@ -7,7 +7,11 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{Interface, LinkType};
-use crate::netlink::{self, NLMSGHDR, attributes, i32_at, text, u16_at, u32_at};
+use crate::netlink::request::Request;
+use crate::netlink::{
+    self, NLM_F_DUMP, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, attributes, i32_at, text, u16_at,
+    u32_at,
+};
 
 pub(super) const RTM_NEWLINK: u16 = 16;
 pub(super) const RTM_DELLINK: u16 = 17;
@@ -15,12 +19,6 @@ pub(super) const RTM_GETLINK: u16 = 18;
 pub(super) const RTM_NEWADDR: u16 = 20;
 pub(super) const RTM_DELADDR: u16 = 21;
 pub(super) const RTM_GETADDR: u16 = 22;
-
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
-const NLM_F_REQUEST: u16 = 0x1;
-const NLM_F_DUMP: u16 = 0x300;
-const NLM_F_DUMP_INTR: u16 = 0x10;
 
 /// `struct ifinfomsg`, `struct ifaddrmsg`, bytes.
 pub(super) const IFINFOMSG: usize = 16;
@@ -92,24 +90,13 @@ pub(super) struct Frame {
 
 /// The request for all links or addresses.
 pub(super) fn dump_request(kind: u16, sequence: u32) -> Vec<u8> {
-    let body = if kind == RTM_GETLINK {
-        IFINFOMSG
-    } else {
-        IFADDRMSG
-    };
-    let mut request = Vec::with_capacity(NLMSGHDR + IFINFOMSG);
-    request.extend(
-        u32::try_from(NLMSGHDR + body)
-            .unwrap_or_default()
-            .to_ne_bytes(),
-    );
-    request.extend(kind.to_ne_bytes());
-    request.extend((NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
-    request.extend(sequence.to_ne_bytes());
-    request.extend(0_u32.to_ne_bytes());
     // All zero: any family, any interface.
-    request.resize(NLMSGHDR + body, 0);
-    request
+    let body = if kind == RTM_GETLINK {
+        &[0; IFINFOMSG][..]
+    } else {
+        &[0; IFADDRMSG]
+    };
+    Request::new(kind, NLM_F_DUMP, sequence).raw(body).finish()
 }
 
 /// The messages of one datagram. What follows a length that can't be is left out.

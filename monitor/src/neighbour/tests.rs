@@ -1,4 +1,5 @@
 use super::*;
+use crate::netlink::NLMSGHDR;
 
 /// A message of the dump: `state`, then the attributes.
 fn message(kind: u16, state: u16, attributes: &[(u16, &[u8])]) -> Vec<u8> {

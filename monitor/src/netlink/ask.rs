@@ -3,20 +3,15 @@
 use std::io;
 use std::time::Duration;
 
-use netlink_sys::{Socket, SocketAddr};
-use nix::sys::socket::{setsockopt, sockopt};
-use nix::sys::time::TimeVal;
-
-use super::{NLMSGHDR, i32_at, messages};
-
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
-const NLM_F_REQUEST: u16 = 0x1;
-const NLM_F_DUMP: u16 = 0x300;
-const NLM_F_DUMP_INTR: u16 = 0x10;
+use super::channel::{Channel, Kernel};
+use super::request::Request;
+use super::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, i32_at, messages};
 
 /// How long the kernel may take for a datagram of its answer: it answers at once, but for a lock that others hold.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long it may take to do what it is asked.
+const PATIENCE_OF_CHANGES: Duration = Duration::from_secs(3);
 
 /// How often an answer that changed while it was given is asked for again.
 const TRIES: usize = 3;
@@ -28,14 +23,20 @@ pub(crate) struct Reply {
     pub(crate) payload: Vec<u8>,
 }
 
+/// The kernel, for [`dump`].
+pub(crate) fn kernel(protocol: isize) -> Kernel {
+    Kernel::new(protocol, PATIENCE)
+}
+
 /// Asks for all objects of a kind: `body` is the fixed part of the request, and attributes behind it.
 ///
 /// # Errors
 ///
 /// What the kernel said; `EPERM` where that takes a capability, `EPROTONOSUPPORT` or `EINVAL` where it has no such thing.
-pub(crate) fn dump(protocol: isize, kind: u16, body: &[u8]) -> io::Result<Vec<Reply>> {
+pub(crate) fn dump(channel: &mut dyn Channel, kind: u16, body: &[u8]) -> io::Result<Vec<Reply>> {
+    let request = Request::new(kind, NLM_F_DUMP, 1).raw(body).finish();
     for _ in 0..TRIES {
-        let (replies, interrupted) = dump_once(protocol, kind, body)?;
+        let (replies, interrupted) = dump_once(channel, &request)?;
         if !interrupted {
             return Ok(replies);
         }
@@ -43,21 +44,14 @@ pub(crate) fn dump(protocol: isize, kind: u16, body: &[u8]) -> io::Result<Vec<Re
     Err(io::Error::other("it changed each time while it was read"))
 }
 
-fn dump_once(protocol: isize, kind: u16, body: &[u8]) -> io::Result<(Vec<Reply>, bool)> {
-    let mut socket = Socket::new(protocol)?;
-    let seconds = TimeVal::new(PATIENCE.as_secs().cast_signed(), 0);
-    setsockopt(&socket, sockopt::ReceiveTimeout, &seconds)?;
-    socket.bind_auto()?;
-    socket.send_to(&request(kind, body), &SocketAddr::new(0, 0), 0)?;
+fn dump_once(channel: &mut dyn Channel, request: &[u8]) -> io::Result<(Vec<Reply>, bool)> {
+    channel.renew()?;
+    channel.send(request)?;
     let (mut replies, mut interrupted) = (Vec::new(), false);
     loop {
-        let (datagram, sender) = socket.recv_from_full()?;
-        // Any process with the power may write to a netlink socket; only the kernel has this address.
-        if sender.port_number() != 0 {
-            continue;
-        }
+        let datagram = channel.receive()?;
         let mut any = false;
-        for message in messages(&datagram) {
+        for message in messages(datagram) {
             any = true;
             interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
             match message.kind {
@@ -81,17 +75,34 @@ fn dump_once(protocol: isize, kind: u16, body: &[u8]) -> io::Result<(Vec<Reply>,
     }
 }
 
-/// A request for a dump.
-fn request(kind: u16, body: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(NLMSGHDR + body.len()).unwrap_or(u32::MAX);
-    let mut request = Vec::with_capacity(NLMSGHDR + body.len());
-    request.extend(length.to_ne_bytes());
-    request.extend(kind.to_ne_bytes());
-    request.extend((NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
-    request.extend(1_u32.to_ne_bytes());
-    request.extend(0_u32.to_ne_bytes());
-    request.extend(body);
-    request
+/// Sends requests in one datagram from the calling thread's network namespace, and waits for so many
+/// acknowledgements.
+///
+/// # Errors
+///
+/// Why the kernel refused one of them.
+pub(crate) fn change(protocol: isize, requests: &[u8], acknowledgements: usize) -> io::Result<()> {
+    let mut kernel = Kernel::new(protocol, PATIENCE_OF_CHANGES);
+    kernel.renew()?;
+    kernel.send(requests)?;
+    let mut left = acknowledgements;
+    while left > 0 {
+        left = left.saturating_sub(acknowledged(kernel.receive()?)?);
+    }
+    Ok(())
+}
+
+/// How many requests a datagram acknowledges; the error where it refuses one.
+pub(crate) fn acknowledged(datagram: &[u8]) -> io::Result<usize> {
+    let mut count = 0;
+    for message in messages(datagram).filter(|message| message.kind == NLMSG_ERROR) {
+        match i32_at(message.payload, 0) {
+            Some(0) => count += 1,
+            Some(code) => return Err(io::Error::from_raw_os_error(code.saturating_neg())),
+            None => {}
+        }
+    }
+    Ok(count)
 }
 
 #[cfg(test)]
@@ -103,7 +114,7 @@ mod tests {
     fn the_loopback_device_is_among_all_links() {
         const RTM_NEWLINK: u16 = 16;
         const RTM_GETLINK: u16 = 18;
-        let links = dump(NETLINK_ROUTE, RTM_GETLINK, &[0; 16]).unwrap();
+        let links = dump(&mut kernel(NETLINK_ROUTE), RTM_GETLINK, &[0; 16]).unwrap();
         assert!(links.iter().all(|link| link.kind == RTM_NEWLINK));
         let index = |link: &Reply| super::super::u32_at(&link.payload, 4);
         assert!(links.iter().any(|link| index(link) == Some(1)));
@@ -111,7 +122,23 @@ mod tests {
 
     #[test]
     fn a_refusal_is_an_error() {
-        let error = dump(NETLINK_ROUTE, 0xfff0, &[0; 16]).unwrap_err();
+        let error = dump(&mut kernel(NETLINK_ROUTE), 0xfff0, &[0; 16]).unwrap_err();
         assert!(error.raw_os_error().is_some(), "{error}");
+    }
+
+    #[test]
+    fn a_refusal_is_told_and_acknowledgements_are_counted() {
+        let answer = |code: i32| {
+            Request::new(2, 0, 1)
+                .raw(&code.to_ne_bytes())
+                .raw(&[0; 16])
+                .finish()
+        };
+        assert_eq!(acknowledged(&answer(0)).unwrap(), 1);
+        assert_eq!(acknowledged(&answer(0).repeat(3)).unwrap(), 3);
+        let refused = [answer(0), answer(-libc::EOPNOTSUPP)].concat();
+        let error = acknowledged(&refused).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EOPNOTSUPP));
+        assert_eq!(acknowledged(&[1, 2, 3]).unwrap(), 0);
     }
 }

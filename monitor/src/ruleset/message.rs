@@ -1,13 +1,13 @@
 //! Decoding of the messages of `nf_tables` (`include/uapi/linux/netfilter/nf_tables.h`, `nfnetlink.h`).
 
 use super::{Kind, Process, Table, TableFamily};
-use crate::netlink::{self, NLMSGHDR, attributes, text};
+use crate::netlink::request::Request;
+use crate::netlink::{self, attributes, text};
 
 /// `NFNL_SUBSYS_NFTABLES`: the upper byte of a message's type.
 const SUBSYSTEM: u16 = 10;
 /// `struct nfgenmsg`, bytes.
 const NFGENMSG: usize = 4;
-const NLM_F_REQUEST: u16 = 0x1;
 
 const NFT_MSG_NEWTABLE: u16 = 0;
 const NFT_MSG_DELTABLE: u16 = 2;
@@ -59,15 +59,10 @@ pub(super) struct Frame {
 
 /// The request for the number of the last transaction.
 pub(super) fn generation_request() -> Vec<u8> {
-    const LENGTH: u32 = 20;
-    const _: () = assert!(LENGTH as usize == NLMSGHDR + NFGENMSG, "two headers");
-    let mut request = Vec::with_capacity(NLMSGHDR + NFGENMSG);
-    request.extend(LENGTH.to_ne_bytes());
-    request.extend((SUBSYSTEM << 8 | NFT_MSG_GETGEN).to_ne_bytes());
-    request.extend(NLM_F_REQUEST.to_ne_bytes());
-    // Sequence and port, which the kernel fills in; family, version and resource: all zero.
-    request.resize(NLMSGHDR + NFGENMSG, 0);
-    request
+    // Family, version and resource are zero.
+    Request::new(SUBSYSTEM << 8 | NFT_MSG_GETGEN, 0, 0)
+        .raw(&[0; NFGENMSG])
+        .finish()
 }
 
 /// The messages of one datagram. What follows a length that can't be is left out.

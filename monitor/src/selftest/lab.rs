@@ -13,9 +13,9 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use socket2::{Domain, Socket, Type};
 
 use super::links::{Host, LINKS, LOOPBACK, address, ends, prefix};
-use super::message::ask;
 use super::namespace::{self, Namespace};
 use super::route;
+use crate::netlink::ask::change;
 use crate::traffic::Traffics;
 
 /// A port that is not watched, by which is found out whether packets get through.
@@ -101,7 +101,7 @@ impl Lab {
     }
 
     fn route(&self, host: Host, request: Vec<u8>) -> io::Result<()> {
-        self.within(host, move || ask(NETLINK_ROUTE, &request, 1))
+        self.within(host, move || change(NETLINK_ROUTE, &request, 1))
     }
 
     /// A socket in the namespace of a host.

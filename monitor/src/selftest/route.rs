@@ -2,7 +2,8 @@
 
 use std::net::IpAddr;
 
-use super::message::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, Request};
+use crate::netlink::request::Request;
+use crate::netlink::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL};
 
 /// `linux/rtnetlink.h`
 const RTM_NEWLINK: u16 = 16;

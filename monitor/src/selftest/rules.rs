@@ -5,7 +5,9 @@ use std::io;
 use monitor_common::Protocol;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
-use super::message::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, Request, ask};
+use crate::netlink::ask::change;
+use crate::netlink::request::Request;
+use crate::netlink::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE};
 use crate::traffic::{Port, Traffics};
 
 /// `linux/netfilter/nfnetlink.h`
@@ -69,7 +71,7 @@ pub(super) fn drop_all(traffics: &Traffics) -> io::Result<()> {
         .flat_map(|traffic| traffic.ports.clone())
         .collect();
     let (batch, requests) = batch(&ports);
-    ask(NETLINK_NETFILTER, &batch, requests)
+    change(NETLINK_NETFILTER, &batch, requests)
 }
 
 /// The whole transaction, and how many requests in it are acknowledged.

@@ -141,22 +141,6 @@ fn rules_are_one_transaction_of_a_table_three_chains_and_a_rule_for_each_port_in
     assert_eq!(inner(expressions[4].1, &[2, 2, 2, 1]), [0; 4], "NF_DROP");
 }
 
-#[test]
-fn a_refusal_is_told_and_acknowledgements_are_counted() {
-    let answer = |code: i32| {
-        message::Request::new(2, 0, 1)
-            .raw(&code.to_ne_bytes())
-            .raw(&[0; 16])
-            .finish()
-    };
-    assert_eq!(message::acknowledged(&answer(0)).unwrap(), 1);
-    assert_eq!(message::acknowledged(&answer(0).repeat(3)).unwrap(), 3);
-    let refused = [answer(0), answer(-libc::EOPNOTSUPP)].concat();
-    let error = message::acknowledged(&refused).unwrap_err();
-    assert_eq!(error.raw_os_error(), Some(libc::EOPNOTSUPP));
-    assert_eq!(message::acknowledged(&[1, 2, 3]).unwrap(), 0);
-}
-
 fn counts(rows: &[(&str, u64)]) -> Counts {
     rows.iter()
         .map(|(name, value)| ((*name).to_owned(), *value))

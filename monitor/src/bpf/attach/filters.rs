@@ -9,16 +9,13 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use tracing::warn;
 
+use crate::netlink::request::Request;
+use crate::netlink::{NLM_F_ACK, NLM_F_DUMP, NLMSG_DONE, NLMSG_ERROR};
+
 /// include/uapi/linux/rtnetlink.h
 const RTM_DELQDISC: u16 = 37;
 const RTM_NEWTFILTER: u16 = 44;
 const RTM_GETTFILTER: u16 = 46;
-/// include/uapi/linux/netlink.h
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
-const NLM_F_REQUEST: u16 = 0x1;
-const NLM_F_ACK: u16 = 0x4;
-const NLM_F_DUMP: u16 = 0x300;
 /// `include/uapi/linux/pkt_sched.h`: `TC_H_CLSACT`, the parents of its filters, and its handle.
 const PARENT: u32 = 0xffff_fff1;
 const PARENT_INGRESS: u32 = 0xffff_fff2;
@@ -139,17 +136,10 @@ fn remove_one(socket: &Socket, index: u32) -> io::Result<()> {
 
 /// A message with a `struct tcmsg`.
 fn request(kind: u16, flags: u16, index: u32, handle: u32, parent: u32) -> Vec<u8> {
-    let mut message = Vec::with_capacity(36);
-    message.extend(36_u32.to_ne_bytes());
-    message.extend(kind.to_ne_bytes());
-    message.extend((NLM_F_REQUEST | flags).to_ne_bytes());
-    // Sequence and port, then the family: none matters on a socket that asks one thing at a time.
-    message.extend([0; 12]);
-    message.extend(index.to_ne_bytes());
-    message.extend(handle.to_ne_bytes());
-    message.extend(parent.to_ne_bytes());
-    message.extend(0_u32.to_ne_bytes());
-    message
+    // `struct tcmsg`: the family and the information at its end do not matter, nor does the sequence on a socket that asks
+    // one thing at a time.
+    let words = [0, index, handle, parent, 0].map(u32::to_ne_bytes);
+    Request::new(kind, flags, 0).raw(&words.concat()).finish()
 }
 
 /// Sends a request and reads its whole answer; `filter` is given each message about a filter.

@@ -153,7 +153,8 @@ fn a_chain_and_a_flowtable_are_decoded() {
     assert_eq!(base(2, 4), "postrouting");
     assert_eq!(base(3, 0), "input");
     assert_eq!(base(5, 1), "egress");
-    assert_eq!(base(1, u32::MAX), "hook-4294967295");
+    assert_eq!(base(1, 7), "hook-7");
+    assert_eq!(base(1, u32::MAX), "unknown");
 
     let devices = [
         attribute(1, b"eth0\0"),
@@ -257,6 +258,14 @@ fn a_table_of_iptables_legacy_is_decoded() {
     assert_eq!(survey.mentions[1].hooks, ["input"]);
     assert_eq!(survey.mentions[1].handle, Some(1));
     assert!(survey.policies.len() == 1 && survey.policies[0].drops);
+}
+
+#[test]
+fn the_name_of_a_chain_of_iptables_legacy_has_an_end() {
+    let head = entry(0, "ERROR", &[b'n'; 1000]);
+    let entries = [head, entry(0, "", &(-5_i32).to_ne_bytes())].concat();
+    let table = legacy::table(false, "filter".to_owned(), &[0; 84], &entries);
+    assert_eq!(table.chains[0].name, "n".repeat(30));
 }
 
 fn message(kind: u16, flags: u16, sequence: u32, payload: &[u8]) -> Vec<u8> {

@@ -1,6 +1,98 @@
 //! What is told of whole tables.
 
+use std::time::{Duration, Instant};
+
 use super::*;
+
+/// Looks at a table that is so large that work which grows with the square of it takes minutes.
+fn in_time(table: Table) -> Survey {
+    let begin = Instant::now();
+    let survey = analyse(&[table], &PORTS);
+    let took = begin.elapsed();
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    survey
+}
+
+#[test]
+fn a_table_of_many_chains_is_looked_at_in_time() {
+    let names = || vec![rule(th_dport(Operator::Equal, 7680))];
+    let chains = (0..20_000).map(|at| chain(&format!("c{at}"), None, names()));
+    let survey = in_time(table(TableFamily::Ip, "filter", chains.collect()));
+    assert_eq!(survey.mentions.len(), 40_000);
+    assert_eq!(survey.backends[0].name, "nftables");
+}
+
+/// A table with one map of many verdicts for port 7680, and many rules that look at it: with ports that differ by `xor`.
+fn one_map_many_rules(verdicts: usize, xor: impl Fn(u16) -> u16) -> Table {
+    let elements = (0..30_000).map(|at| Element {
+        verdict: Some(Verdict::Jump(format!("j{}", at % verdicts))),
+        ..element(
+            &[
+                &7680_u16.to_be_bytes(),
+                [0, 0].as_slice(),
+                &u32::to_be_bytes(at.try_into().unwrap()),
+            ]
+            .concat(),
+            false,
+        )
+    });
+    let rules = (0..5_000).map(|at| {
+        let mask = Expression::Mask {
+            source: 0,
+            register: 0,
+            mask: vec![0xff; 2],
+            xor: xor(at).to_be_bytes().to_vec(),
+        };
+        rule([load(0, Kind::Port), mask, lookup("s", false, true)])
+    });
+    let mut chains = vec![chain("c", Some("input"), rules.collect())];
+    chains.extend((0..verdicts).map(|at| chain(&format!("j{at}"), None, vec![])));
+    let mut table = table(TableFamily::Inet, "t", chains);
+    table.sets = vec![set(false, elements.collect())];
+    table
+}
+
+#[test]
+fn many_rules_with_one_map_are_looked_at_in_time() {
+    let survey = in_time(one_map_many_rules(30_000, |_| 0));
+    assert_eq!(survey.mentions.len(), 10_000);
+    assert!(survey.mentions.iter().all(|one| one.verdict == "vmap"));
+    assert!(!survey.cut);
+    let survey = in_time(one_map_many_rules(3, |_| 0));
+    assert_eq!(survey.mentions.len(), 30_000, "three verdicts are told");
+    // Each looks at something else.
+    assert!(in_time(one_map_many_rules(3, |rule| rule)).cut);
+}
+
+#[test]
+fn a_map_leads_each_protocol_to_its_own_chains() {
+    let entry = |protocol, to: &str| Element {
+        verdict: Some(Verdict::Jump(to.to_owned())),
+        ..element(&[protocol], false)
+    };
+    let ways = |number: u8| {
+        let loads = [protocol(number).to_vec(), vec![load(0, Kind::Protocol)]].concat();
+        rule([loads, vec![lookup("s", false, true)]].concat())
+    };
+    let names = || vec![rule(th_dport(Operator::Equal, 7680))];
+    let mut one = table(
+        TableFamily::Inet,
+        "t",
+        vec![
+            chain("in", Some("input"), vec![ways(TCP)]),
+            chain("out", Some("output"), vec![ways(UDP), rule([jump("more")])]),
+            chain("more", None, vec![ways(TCP)]),
+            chain("of_tcp", None, names()),
+            chain("of_udp", None, names()),
+        ],
+    );
+    one.sets = vec![set(false, vec![entry(TCP, "of_tcp"), entry(UDP, "of_udp")])];
+    let survey = analyse(&[one], &PORTS);
+    let expected = ["of_tcp tcp 7680 -", "of_udp udp 7680 -"];
+    assert_eq!(shown(&survey.mentions), expected);
+    let hooks: Vec<_> = survey.mentions.iter().map(|m| m.hooks.join(" ")).collect();
+    assert_eq!(hooks, ["input output", "output"]);
+}
 
 #[test]
 fn chains_have_the_hooks_and_the_protocols_of_who_jumps_to_them() {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::netlink::NLMSGHDR;
 
 fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();

@@ -1,4 +1,5 @@
 use super::*;
+use crate::netlink::NLMSGHDR;
 
 /// `nft add rule inet t c tcp dport 7680 drop` up to the chain, then its transaction, as Linux 6.18
 /// sends them, but for the length of the rule.
