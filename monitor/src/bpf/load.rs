@@ -2,15 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use aya::programs::{Program, ProgramError};
-use aya::{Ebpf, EbpfLoader, Endianness, VerifierLogLevel};
+use aya::programs::ProgramError;
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use thiserror::Error;
 use tracing::warn;
 
 mod kept;
 mod next;
+mod one;
 mod plan;
 mod text;
 
@@ -20,6 +21,7 @@ use super::kernel::Kernel;
 use super::pins::Pins;
 pub use kept::Kept;
 use next::Next;
+use one::{cause, hopeless, load_one};
 use plan::{digest, globals, reads_directly, refusal};
 use text::{chain, excerpt};
 
@@ -431,40 +433,6 @@ impl Loaded {
             },
         }
     }
-}
-
-/// The first refusal of all programs, where there is no program that is loaded or may be later.
-fn hopeless<'a>(mut programs: impl Iterator<Item = Option<&'a Refusal>>) -> Option<&'a Refusal> {
-    let stays = |refusal: &&Refusal| refusal.cause != Cause::Passing;
-    let first = programs.next()?.filter(stays)?;
-    programs
-        .all(|refusal| refusal.as_ref().is_some_and(stays))
-        .then_some(first)
-}
-
-/// Whether an error of loading may pass.
-fn cause(error: &std::io::Error) -> Cause {
-    if super::may_pass(error) {
-        Cause::Passing
-    } else {
-        Cause::Kernel
-    }
-}
-
-fn load_one(ebpf: &mut Ebpf, name: &str, btf: Option<&Path>) -> Result<OwnedFd, ProgramError> {
-    let program = ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)?;
-    match program {
-        Program::BtfTracePoint(program) => {
-            let btf = btf.ok_or(ProgramError::NotLoaded)?;
-            // Named after the tracepoint, whatever the program's own name is.
-            program.load(TP_BTF, &aya::Btf::parse_file(btf, Endianness::default())?)?;
-        }
-        Program::RawTracePoint(program) => program.load()?,
-        Program::CgroupSkb(program) => program.load()?,
-        Program::SchedClassifier(program) => program.load()?,
-        _ => return Err(ProgramError::UnexpectedProgramType),
-    }
-    Ok(program.fd()?.as_fd().try_clone_to_owned()?)
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ const HELPERS: &[(i32, &str)] = &[
     (35, "get_current_task"),
     (95, "sk_fullsock"),
     (113, "probe_read_kernel"),
+    (118, "jiffies64"),
     (122, "get_netns_cookie"),
     (130, "ringbuf_output"),
     (131, "ringbuf_reserve"),
