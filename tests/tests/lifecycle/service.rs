@@ -1,5 +1,6 @@
 //! As a service: what the manager is told, and that the unit gives no more than is needed, and enough.
 
+use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -28,9 +29,18 @@ fn values(key: &str) -> Vec<&'static str> {
 
 /// The next message of a service, within a time.
 fn message(socket: &UnixDatagram, within: Duration) -> Result<String> {
-    socket.set_read_timeout(Some(within))?;
+    let deadline = Instant::now() + within;
     let mut buffer = [0; 4096];
-    let length = socket.recv(&mut buffer).context("no message")?;
+    let length = loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        ensure!(!left.is_zero(), "no message within {within:?}");
+        socket.set_read_timeout(Some(left))?;
+        match socket.recv(&mut buffer) {
+            // With a time-out it is not begun again, as when the process was stopped meanwhile (signal(7)).
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            result => break result.context("no message")?,
+        }
+    };
     Ok(String::from_utf8(buffer[..length].to_vec())?)
 }
 
