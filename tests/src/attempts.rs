@@ -113,14 +113,12 @@ impl Scene {
     }
 }
 
-/// All scenes: first those that load a daemon of their own, then those that take longest, last those that
-/// need the others to be over.
+/// All scenes: first those that load a daemon of their own, then those that take longest.
 #[must_use]
 pub fn all() -> Vec<Scene> {
     let mut all = crafted::scenes();
     all.extend(repeat::scenes());
     all.extend(remote::scenes());
     all.extend(local::scenes());
-    all.extend(flood::scenes());
     all
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
+use crate::attempts::flood;
 use crate::daemon::Daemon;
 use crate::scrape::{Counts, parse, rise};
 
@@ -51,10 +52,11 @@ pub const ROWS: &[&[Row]] = &[
     links::ROWS,
     maps::ROWS,
     floods::ROWS,
+    flood::ROWS,
 ];
 
 /// Fewer rows than this mean that some went missing.
-pub const AT_LEAST: usize = 18;
+pub const AT_LEAST: usize = 20;
 
 /// The lines of the rows that are done, by name.
 static LINES: Mutex<BTreeMap<&'static str, String>> = Mutex::new(BTreeMap::new());

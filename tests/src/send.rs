@@ -148,11 +148,26 @@ impl FrameSender {
         Ok(address)
     }
 
-    /// Sends one IP packet to a link address.
+    /// Sends one IP packet to a link address; whether the queue behind the interface took it. One that is full,
+    /// as on a processor that is busy for long, drops it there.
     ///
     /// # Errors
     ///
     /// When the interface is down or the packet too long.
+    pub fn offer(&self, destination: [u8; 6], packet: &[u8]) -> Result<bool> {
+        let sent = self.send(destination, packet);
+        let full = sent.as_ref().is_err_and(|error| {
+            let error = error.downcast_ref::<io::Error>();
+            error.and_then(io::Error::raw_os_error) == Some(libc::ENOBUFS)
+        });
+        if full { Ok(false) } else { sent.map(|()| true) }
+    }
+
+    /// Sends one IP packet to a link address.
+    ///
+    /// # Errors
+    ///
+    /// When the interface is down or the packet too long, or the queue behind it is full.
     pub fn send(&self, destination: [u8; 6], packet: &[u8]) -> Result<()> {
         let bytes = frame(destination, self.source, packet);
         let address = self.address(destination)?;

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -32,9 +32,6 @@ pub const ANSWER: Duration = Duration::from_secs(4);
 
 /// How long an attempt may take from the end of its scene until it is counted.
 const PATIENCE: Duration = Duration::from_secs(25);
-
-/// Floods have the machine for themselves: what they make a queue drop is not theirs alone.
-pub static TRAFFIC: RwLock<()> = RwLock::new(());
 
 /// Two readings of the daemon and more: what is counted once too often shows.
 const REST: Duration = Duration::from_millis(1200);
@@ -116,8 +113,6 @@ impl<'a> Act<'a> {
     ///
     /// When a step fails, or any series is not exactly what it should be.
     pub fn perform(&self, scene: &dyn Fn(&Self) -> Result<Expected>, alone: bool) -> Result<()> {
-        // Scenes with a lab of their own say themselves when they need silence.
-        let shared = (!alone).then(|| TRAFFIC.read().unwrap_or_else(PoisonError::into_inner));
         let mine = |counts| self.mine(counts, alone);
         let before = mine(self.lab.counts()?);
         let result = scene(self).and_then(|expected| {
@@ -138,7 +133,6 @@ impl<'a> Act<'a> {
             }
         });
         let undone = std::mem::take(&mut *self.undo()).finish();
-        drop(shared);
         result.and(undone)
     }
 

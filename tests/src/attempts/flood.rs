@@ -1,18 +1,16 @@
 //! Hundreds of thousands of spoofed SYNs beside honest clients: every one is counted, or counted as lost.
 
-use std::fmt::Write as _;
-use std::io;
-use std::sync::PoisonError;
+use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 
-use super::act::{ANSWER, Act, Seen, TRAFFIC, Target, Way};
-use super::crafted::{send, sender, spoofed_syn};
-use super::lab::Slot;
-use super::{Scene, scene};
+use super::act::{ANSWER, Act, Seen, Target, Way};
+use super::crafted::{sender, spoofed_syn};
+use super::lab::{Lab, Slot};
 use crate::expect::{Expected, Family};
-use crate::faults::{mib, peak_memory};
+use crate::faults::{Row, listed, mib, peak_memory};
+use crate::lab::{Net, mac};
 use crate::scrape::{Counts, rise};
 use crate::send::FrameSender;
 use crate::wait::until;
@@ -27,14 +25,38 @@ const SENDERS: u32 = 2;
 /// Until all of them are judged: the listener's row waits for answers that are repeated.
 const JUDGED: Duration = Duration::from_mins(1);
 
-/// The scenes.
-#[must_use]
-pub fn scenes() -> Vec<Scene> {
-    let both: &[Way] = &[Way::Forwarded, Way::Inbound];
-    vec![scene("flood", both, flood).families(&[Family::V4]).alone()]
+/// Both ways through the gateway. They are rows of the faults, which run while no other test program does: a
+/// queue that is full is full for everybody on that processor.
+pub const ROWS: &[Row] = &[
+    Row {
+        name: "flood of attempts, forwarded",
+        injected: "two senders, 200,000 spoofed SYNs that a rule drops, beside 100 honest clients",
+        expected: "each counted, or counted as lost; honest clients exactly",
+        long: false,
+        run: || alone(Way::Forwarded),
+    },
+    Row {
+        name: "flood of attempts, inbound",
+        injected: "the same to a listener",
+        expected: "each counted, or counted as lost; honest clients exactly",
+        long: false,
+        run: || alone(Way::Inbound),
+    },
+];
+
+/// The flood in a lab of its own, and what was measured.
+fn alone(way: Way) -> Result<String> {
+    let mut lab = Lab::create()?;
+    let slot = Slot::new(0);
+    let measured = RefCell::new(String::new());
+    Act::new(&lab, &slot, way, Family::V4, Target::default())?
+        .perform(&|act| flood(act, &mut measured.borrow_mut()), true)?;
+    lab.daemon.stop()?;
+    Ok(measured.into_inner())
 }
 
-fn flood(act: &Act<'_>) -> Result<Expected> {
+/// Sends it, and says what was measured.
+fn flood(act: &Act<'_>, measured: &mut String) -> Result<Expected> {
     if act.way == Way::Inbound {
         act.listen()?;
     } else {
@@ -46,7 +68,6 @@ fn flood(act: &Act<'_>) -> Result<Expected> {
     honest.listen()?;
     let before = act.lab.counts()?;
     let frames: Vec<Vec<Vec<u8>>> = (0..SENDERS).map(|part| frames(act, part)).collect();
-    let silence = TRAFFIC.write().unwrap_or_else(PoisonError::into_inner);
     let took = std::thread::scope(|scope| -> Result<Duration> {
         let senders: Vec<_> = frames
             .iter()
@@ -69,12 +90,6 @@ fn flood(act: &Act<'_>) -> Result<Expected> {
         }
         Ok(took)
     })?;
-    drop(silence);
-    eprintln!(
-        "flood/{}: {:.0} SYNs a second",
-        act.way.name(),
-        f64::from(FLOOD) / took.as_secs_f64()
-    );
     let sum = |rises: &Counts| rises.values().sum::<u64>();
     let all = u64::from(FLOOD) + HONEST;
     let expected = honest.only("established", "none", HONEST);
@@ -86,12 +101,14 @@ fn flood(act: &Act<'_>) -> Result<Expected> {
     });
     std::thread::sleep(Duration::from_secs(2));
     rises = rise(&before, &act.lab.counts()?)?;
-    let mut text = String::new();
-    for (series, count) in &rises {
-        writeln!(text, "  {series} {count}")?;
-    }
+    let text = listed(&rises);
     let peak = mib(peak_memory(&act.lab.daemon)?);
-    eprint!("flood/{}: peak {peak} MiB\n{text}", act.way.name());
+    let lost = crate::faults::sum(&rises, &["attempts_lost_total"]);
+    *measured = format!(
+        "{:.0} SYNs/s, {} of {all} accounted for, {lost} as lost; peak {peak} MiB",
+        f64::from(FLOOD) / took.as_secs_f64(),
+        sum(&rises)
+    );
     ensure!(
         sum(&rises) == all,
         "{} of {all} are accounted for\n{text}",
@@ -114,17 +131,10 @@ fn flood(act: &Act<'_>) -> Result<Expected> {
 
 /// Sends a frame, again and again where a queue is full.
 fn push(sender: &FrameSender, frame: &[u8]) -> Result<()> {
-    loop {
-        let result = send(sender, frame);
-        let full = result.as_ref().is_err_and(|error| {
-            let error = error.downcast_ref::<io::Error>();
-            error.and_then(io::Error::raw_os_error) == Some(libc::ENOBUFS)
-        });
-        if !full {
-            return result;
-        }
+    while !sender.offer(mac(Net::Lan, 1), frame)? {
         std::thread::yield_now();
     }
+    Ok(())
 }
 
 /// One sender's part of the spoofed SYNs, each with a number of its own.
