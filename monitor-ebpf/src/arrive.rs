@@ -52,7 +52,7 @@ fn look_out<R: Reader>(reader: &R, protocol: u32, network: u32) -> Option<()> {
     const ARP: u16 = 0x0806;
     /// From the beginning of an ARP packet to its sender's IPv4 address (RFC 826).
     const SENDER: u32 = 14;
-    if *LOOK_OUT.get(0)? == 0 {
+    if LOOK_OUT.load() == 0 {
         return None;
     }
     let key = if protocol == u32::from(u16::to_be(ETHERTYPE_IPV6)) {

@@ -38,21 +38,18 @@ const TICK_NS: u64 = 10_000_000;
 fn permitted() -> Option<u64> {
     // SAFETY: no preconditions. The verifier makes a load of it.
     let tick = unsafe { bpf_jiffies64() };
-    let pause = LOG_PAUSE.get_ptr_mut(0)?;
-    // SAFETY: an aligned 64-bit value, read and written whole.
-    if tick < unsafe { pause.read_volatile() } {
+    if tick < LOG_PAUSE.load() {
         return None;
     }
     // SAFETY: no preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
     let due = LOG_LIMIT.get_ptr_mut(0)?;
-    // SAFETY: as above.
+    // SAFETY: an aligned 64-bit value, read and written whole.
     let arrival = unsafe { due.read_volatile() };
     let begin = arrival.saturating_sub(globals::LOG_BURST_NS.load());
     if begin > now {
         // Ticks may be shorter: then this is only the first of several pauses.
-        // SAFETY: as above.
-        unsafe { pause.write_volatile(tick + (begin - now) / TICK_NS) };
+        LOG_PAUSE.store(tick + (begin - now) / TICK_NS);
         return None;
     }
     let next = if arrival > now { arrival } else { now } + globals::LOG_PERIOD_NS.load();

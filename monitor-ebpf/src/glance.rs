@@ -65,16 +65,9 @@ fn sort(glance: &Glance, family: Family, hook: &impl Hook) -> bool {
     if glance.flags & SYN_OR_RST != 0 {
         return false;
     }
-    let Some(table) = PORT_TABLE.get(0) else {
-        return false;
-    };
-    let table = if glance.is_tcp {
-        &table.tcp
-    } else {
-        &table.udp
-    };
-    let request = table[usize::from(glance.ports.destination)];
-    let reply = table[usize::from(glance.ports.source)];
+    let table = PORT_TABLE.of(glance.is_tcp);
+    let request = table.traffic(glance.ports.destination);
+    let reply = table.traffic(glance.ports.source);
     if request | reply == UNWATCHED {
         return true;
     }
@@ -88,7 +81,7 @@ fn sort(glance: &Glance, family: Family, hook: &impl Hook) -> bool {
         || globals::DIAGNOSTICS.load() != 0
         || glance.length() == 0
         // A packet of Teredo may be part of an attempt.
-        || !glance.is_tcp && TEREDO_TRAFFIC.get(0).is_none_or(|of| *of == u32::from(traffic))
+        || !glance.is_tcp && TEREDO_TRAFFIC.load() == u32::from(traffic)
     {
         return false;
     }

@@ -1,5 +1,7 @@
 //! Every map.
 
+use core::cell::UnsafeCell;
+
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{
     Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, ProgramArray, RingBuf,
@@ -14,11 +16,81 @@ use monitor_common::drop::{
 use monitor_common::event::{EVENT_RING_BYTES, loss};
 use monitor_common::interface::{InterfaceCount, InterfaceInfo, LOW_INTERFACES, MAX_INTERFACES};
 use monitor_common::teredo::{TEREDO_RING_BYTES, TeredoPacket};
-use monitor_common::traffic::{MAX_TRAFFICS, PortTable};
+use monitor_common::traffic::{MAX_TRAFFICS, PortTable, UNWATCHED};
 
-/// Port to traffic. A map and not read-only data, so that a reload needs no new programs.
-#[map]
-pub(crate) static PORT_TABLE: Array<PortTable> = Array::with_max_entries(1, 0);
+/// What the daemon writes while programs run, and they read as data of their own: a look-up in an array of one element
+/// is a key on the stack, a check, and registers that a call would change. The section gives the map its name.
+#[repr(transparent)]
+pub(crate) struct Data<T>(UnsafeCell<T>);
+
+// SAFETY: integers, read and written whole, each for itself; the daemon writes them through bpf(2), as elements of an array.
+unsafe impl<T> Sync for Data<T> {}
+
+impl Data<u32> {
+    const fn zero() -> Self {
+        Self(UnsafeCell::new(0))
+    }
+
+    /// What it is now.
+    #[inline(always)]
+    pub(crate) fn load(&self) -> u32 {
+        // SAFETY: an aligned integer. Volatile: the compiler sees nobody write it.
+        unsafe { self.0.get().read_volatile() }
+    }
+}
+
+impl Data<u64> {
+    /// What it is now.
+    #[inline(always)]
+    pub(crate) fn load(&self) -> u64 {
+        // SAFETY: as above.
+        unsafe { self.0.get().read_volatile() }
+    }
+
+    /// Sets it.
+    #[inline(always)]
+    pub(crate) fn store(&self, value: u64) {
+        // SAFETY: an aligned integer, written whole; of two that write it at once, one is the last.
+        unsafe { self.0.get().write_volatile(value) }
+    }
+}
+
+/// Ports of one protocol: see [`PortTable`].
+#[derive(Clone, Copy)]
+pub(crate) struct Ports(*const u8);
+
+impl Data<PortTable> {
+    /// Those of TCP or UDP.
+    #[inline(always)]
+    pub(crate) fn of(&self, is_tcp: bool) -> Ports {
+        let table = self.0.get();
+        // SAFETY: fields of a static.
+        Ports(unsafe {
+            if is_tcp {
+                (&raw const (*table).tcp).cast()
+            } else {
+                (&raw const (*table).udp).cast()
+            }
+        })
+    }
+}
+
+impl Ports {
+    /// Index of a port's traffic + 1, or [`monitor_common::traffic::UNWATCHED`]; the port as it stands in the header.
+    #[inline(always)]
+    pub(crate) fn traffic(self, port: u16) -> u8 {
+        // SAFETY: a table has an element for each number of 16 bits. Volatile as above.
+        unsafe { self.0.add(usize::from(port)).read_volatile() }
+    }
+}
+
+/// Port to traffic. Not read-only, so that a reload needs no new programs.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".bss.ports")]
+pub(crate) static PORT_TABLE: Data<PortTable> = Data(UnsafeCell::new(PortTable {
+    tcp: [UNWATCHED; 1 << 16],
+    udp: [UNWATCHED; 1 << 16],
+}));
 
 /// Allowed packets by slot.
 #[map]
@@ -44,8 +116,9 @@ pub(crate) static INTERFACES: HashMap<u32, InterfaceInfo> =
 
 /// What there is among them: all [`InterfaceInfo::kinds`] in one. Where there is none of a kind, no program looks an
 /// interface up for it: that takes 10 to 20 ns of each packet.
-#[map]
-pub(crate) static INTERFACE_KINDS: Array<u32> = Array::with_max_entries(1, 0);
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".bss.kinds")]
+pub(crate) static INTERFACE_KINDS: Data<u32> = Data::zero();
 
 /// Packets by interface, of those with an index below [`LOW_INTERFACES`]: nearly all. A look-up in an array takes
 /// 2 ns of each packet, in a hash 10 to 20.
@@ -118,9 +191,10 @@ pub(crate) static SKB_COPY: PerCpuArray<[u64; 64]> = PerCpuArray::with_max_entri
 #[map]
 pub(crate) static LOG_LIMIT: Array<u64> = Array::with_max_entries(1, 0);
 
-/// The kernel's tick (`jiffies64`) before which no event can be allowed.
-#[map]
-pub(crate) static LOG_PAUSE: Array<u64> = Array::with_max_entries(1, 0);
+/// The kernel's tick (`jiffies64`) before which no event can be allowed. Programs write it, and nobody else.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".bss.pause")]
+pub(crate) static LOG_PAUSE: Data<u64> = Data(UnsafeCell::new(0));
 
 /// Packet events.
 #[map]
@@ -153,8 +227,9 @@ pub(crate) static SILENT_HOSTS: HashMap<[u8; 16], u64> =
     HashMap::with_max_entries(MAX_SILENT_HOSTS, 0);
 
 /// 1 where there are such hosts: a look-up for each packet that arrives only then.
-#[map]
-pub(crate) static LOOK_OUT: Array<u32> = Array::with_max_entries(1, 0);
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".bss.look_out")]
+pub(crate) static LOOK_OUT: Data<u32> = Data::zero();
 
 /// Counted of attempts: by what ([`attempt::count`]), then by hook, so that none can interrupt another's
 /// update.
@@ -182,9 +257,10 @@ pub(crate) static NOTES: PerCpuArray<crate::attempt::Note> =
 pub(crate) static FRESH: PerCpuArray<Attempt> =
     PerCpuArray::with_max_entries(attempt::hook::LEN, 0);
 
-/// Index of the traffic that is Teredo's + 1, 0 where there is none. A map, so that a reload can change it.
-#[map]
-pub(crate) static TEREDO_TRAFFIC: Array<u32> = Array::with_max_entries(1, 0);
+/// Index of the traffic that is Teredo's + 1, 0 where there is none. A reload can change it.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".bss.teredo")]
+pub(crate) static TEREDO_TRAFFIC: Data<u32> = Data::zero();
 
 /// Packets of that traffic.
 #[map]

@@ -138,16 +138,8 @@ pub(crate) fn watched<R: Reader>(reader: &R, headers: &Headers) -> Watched {
 /// As [`watched`], of ports that were read; `protocol` is the code of the [`Protocol`].
 #[inline(always)]
 pub(crate) fn watched_by(ports: Ports, protocol: u32) -> Watched {
-    let Some(table) = PORT_TABLE.get(0) else {
-        return NOBODY;
-    };
-    let table = if protocol == Protocol::Tcp as u32 {
-        &table.tcp
-    } else {
-        &table.udp
-    };
-    // The table is indexed by the port as it stands in the header.
-    let request = table[usize::from(ports.destination)];
+    let table = PORT_TABLE.of(protocol == Protocol::Tcp as u32);
+    let request = table.traffic(ports.destination);
     if request != UNWATCHED {
         return Watched {
             is_known: true,
@@ -156,7 +148,7 @@ pub(crate) fn watched_by(ports: Ports, protocol: u32) -> Watched {
             ports,
         };
     }
-    let reply = table[usize::from(ports.source)];
+    let reply = table.traffic(ports.source);
     if reply != UNWATCHED {
         return Watched {
             is_known: true,

@@ -95,7 +95,7 @@ pub(crate) fn pass<R: Reader>(
 /// Whether there is an interface of a kind ([`monitor_common::interface::InterfaceInfo::kinds`]).
 #[inline(always)]
 pub(crate) fn is_any(kind: u32) -> bool {
-    matches!(INTERFACE_KINDS.get(0), Some(kinds) if kinds & kind != 0)
+    INTERFACE_KINDS.load() & kind != 0
 }
 
 /// Whether a port of a bridge sends out what came in on a port of the same bridge. What is routed or

@@ -40,9 +40,10 @@ pub(crate) fn payload(headers: &Headers, watched: &Watched, network: u32) -> u32
     if !(SHORTEST..=LONGEST).contains(&length) {
         return 0;
     }
-    match TEREDO_TRAFFIC.get(0) {
-        Some(traffic) if *traffic == watched.traffic + 1 => length,
-        _ => 0,
+    if TEREDO_TRAFFIC.load() == watched.traffic + 1 {
+        length
+    } else {
+        0
     }
 }
 

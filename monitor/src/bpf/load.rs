@@ -211,6 +211,9 @@ fn load_as(
         for (name, path) in paths.iter().flatten() {
             loader.map_pin_path(name, path.as_path());
         }
+        for (symbol, value) in kept.iter().flat_map(|kept| kept.cells()) {
+            loader.override_global(symbol, value, true);
+        }
         if settings.verifier_log {
             loader.verifier_log_level(VerifierLogLevel::VERBOSE | VerifierLogLevel::STATS);
         }

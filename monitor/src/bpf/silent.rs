@@ -37,7 +37,7 @@ impl SilentHosts {
     /// Where the object lacks one.
     pub fn new(ebpf: &mut Ebpf) -> Result<Self, TableError> {
         let map: HashMap<MapData, [u8; 16], u64> = take(ebpf, "SILENT_HOSTS")?;
-        let switch: Array<MapData, u32> = take(ebpf, "LOOK_OUT")?;
+        let switch: Array<MapData, u32> = take(ebpf, ".bss.look_out")?;
         // A daemon before may have left some.
         let present = map.keys().filter_map(Result::ok).map(address).collect();
         let looks_out = switch.get(&0, 0).is_ok_and(|value| value != 0);

@@ -69,13 +69,13 @@ impl Tables {
     /// Where the object lacks one.
     pub fn new(ebpf: &mut Ebpf) -> Result<Self, TableError> {
         Ok(Self {
-            ports: take(ebpf, "PORT_TABLE")?,
-            teredo: take(ebpf, "TEREDO_TRAFFIC")?,
+            ports: take(ebpf, ".bss.ports")?,
+            teredo: take(ebpf, ".bss.teredo")?,
             reasons: take(ebpf, "REASON_TABLE")?,
             places: take(ebpf, "PLACE_TABLE")?,
             used_places: 0,
             interfaces: take(ebpf, "INTERFACES")?,
-            kinds: take(ebpf, "INTERFACE_KINDS")?,
+            kinds: take(ebpf, ".bss.kinds")?,
             special: BTreeMap::new(),
             is_settled: false,
             addresses: take(ebpf, "LOCAL_ADDRESSES")?,

@@ -103,6 +103,7 @@ fn pins_are_incomplete() -> Result<()> {
     for gone in [
         "map_EVENTS",
         "program_egress_ethernet",
+        "map_PORT_TABLE",
         "program_decide",
         "map_TC_NEXT",
         "links/drop",

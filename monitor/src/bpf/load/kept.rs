@@ -1,6 +1,7 @@
 //! What a daemon leaves to the next one: see [`crate::bpf::pins`].
 
 use std::collections::BTreeMap;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
@@ -13,7 +14,7 @@ use monitor_common::drop::{DropKey, MAX_DROP_KEYS};
 use monitor_common::event::{EVENT_RING_BYTES, loss};
 use monitor_common::interface::{InterfaceCount, LOW_INTERFACES, MAX_INTERFACES};
 use monitor_common::teredo::TEREDO_RING_BYTES;
-use monitor_common::traffic::MAX_TRAFFICS;
+use monitor_common::traffic::{MAX_TRAFFICS, PortTable};
 use tracing::{info, warn};
 
 use super::{RAW_TP, TP_BTF};
@@ -84,6 +85,8 @@ pub struct Kept {
     now: Generation,
     /// The map of attempts of before, where it has another size.
     attempts: Option<OwnedFd>,
+    /// What the cells ([`CELLS`]) hold that are taken as they are, until that is done.
+    cells: Vec<(&'static Cell, Vec<u8>)>,
 }
 
 impl Kept {
@@ -91,13 +94,15 @@ impl Kept {
     pub(super) fn find(pins: Option<Pins>, digest: u64) -> Option<Self> {
         let pins = pins?;
         let before = pins.newest();
-        let mode = match &before {
-            None => Use::Fresh,
-            // Programs that write to another map than the daemon reads are of no use.
-            Some(before) if before.digest == digest && has_all_maps(&pins, before.number) => {
-                Use::Adopt
-            }
-            Some(_) => Use::TakeOver,
+        // Programs that write to another map than the daemon reads are of no use.
+        let cells = before
+            .as_ref()
+            .filter(|before| before.digest == digest && has_all_maps(&pins, before.number))
+            .and_then(|before| read_cells(&pins, before.number).ok());
+        let mode = match (&before, &cells) {
+            (None, _) => Use::Fresh,
+            (Some(_), Some(_)) => Use::Adopt,
+            (Some(_), None) => Use::TakeOver,
         };
         let now = before
             .clone()
@@ -124,6 +129,7 @@ impl Kept {
             before,
             now,
             attempts: None,
+            cells: cells.unwrap_or_default(),
         })
     }
 
@@ -135,6 +141,10 @@ impl Kept {
         let attempts = (size_of::<AttemptKey>(), size_of::<Attempt>(), max_attempts);
         let carried = CARRIED.iter().copied().chain([(ATTEMPTS, attempts)]);
         let others = OTHERS.iter().map(|name| (*name, None));
+        let cells = self.cells.iter().map(|(cell, _)| {
+            let path = self.pins.map(before.number, cell.symbol);
+            (cell.section, path)
+        });
         carried
             .map(|(name, shape)| (name, Some(shape)))
             .chain(others.filter(|_| self.mode == Use::Adopt))
@@ -158,7 +168,15 @@ impl Kept {
                     }
                 }
             })
+            .chain(cells)
             .collect()
+    }
+
+    /// What the cells hold that are taken as they are, by symbol. The loader writes the data of each section, also into
+    /// a map that there is already, and other programs read it.
+    pub(super) fn cells(&self) -> impl Iterator<Item = (&'static str, &[u8])> {
+        let cells = self.cells.iter();
+        cells.map(|(cell, value)| (cell.symbol, value.as_slice()))
     }
 
     /// Where a map of before is: one that its generation does not have, of a build without it, may be of a
@@ -198,14 +216,18 @@ impl Kept {
             return Ok(());
         }
         for (name, map) in ebpf.maps() {
-            // Read-only data: the programs hold it, and such names cannot be pinned.
-            if name.starts_with('.') {
-                continue;
-            }
+            // Names with a dot cannot be pinned (`bpf_lookup` in kernel/bpf/inode.c). Other data than that of the cells
+            // is the programs' own: they hold it.
+            let cell = CELLS.iter().find(|cell| cell.section == name);
+            let name = match cell {
+                Some(cell) => cell.symbol,
+                None if name.starts_with('.') => continue,
+                None => name,
+            };
             let path = self.pins.map(self.now.number, name);
             map.pin(&path).map_err(|error| PinsError::Io {
                 path,
-                source: std::io::Error::other(error),
+                source: io::Error::other(error),
             })?;
         }
         if let Some(before) = &self.before {
@@ -296,6 +318,7 @@ impl Kept {
     ///
     /// What the kernel said.
     pub fn commit(&mut self, traffics: Vec<(u8, String)>) -> Result<(), PinsError> {
+        self.cells = Vec::new();
         self.now.traffics = traffics;
         if self.mode == Use::Adopt {
             self.pins.rename(&self.now)?;
@@ -309,21 +332,16 @@ impl Kept {
 
 /// The maps that only programs of the same build and settings can go on with.
 const OTHERS: &[&str] = &[
-    "PORT_TABLE",
     "REASON_TABLE",
     "PLACE_TABLE",
     "INTERFACES",
-    "INTERFACE_KINDS",
     "LOCAL_ADDRESSES",
     "LAST",
     "SKB_COPY",
     "LOG_LIMIT",
-    "LOG_PAUSE",
-    "LOOK_OUT",
     "CALLS",
     "NOTES",
     "FRESH",
-    "TEREDO_TRAFFIC",
     "TEREDO_PACKETS",
     "TC_NEXT",
     "CGROUP_NEXT",
@@ -331,10 +349,49 @@ const OTHERS: &[&str] = &[
     "AYA_LOGS",
 ];
 
+/// Data of the programs that the daemon writes while they run: an array of one element, whose name is that of
+/// a section and cannot be pinned.
+#[derive(Debug)]
+struct Cell {
+    /// The section, and the map's name.
+    section: &'static str,
+    /// The symbol, and the pin's name.
+    symbol: &'static str,
+    /// Bytes.
+    size: usize,
+}
+
+/// All of them; programs of the same build and settings go on with them.
+static CELLS: [Cell; 4] = [
+    cell(".bss.ports", "PORT_TABLE", size_of::<PortTable>()),
+    cell(".bss.kinds", "INTERFACE_KINDS", 4),
+    cell(".bss.teredo", "TEREDO_TRAFFIC", 4),
+    cell(".bss.look_out", "LOOK_OUT", 4),
+];
+
+const fn cell(section: &'static str, symbol: &'static str, size: usize) -> Cell {
+    Cell {
+        section,
+        symbol,
+        size,
+    }
+}
+
+/// What the cells of a generation hold.
+fn read_cells(pins: &Pins, number: u32) -> io::Result<Vec<(&'static Cell, Vec<u8>)>> {
+    let read = |cell: &'static Cell| {
+        let map = object::get(&pins.map(number, cell.symbol))?;
+        Ok((cell, object::read_cell(&map, cell.size)?))
+    };
+    CELLS.iter().map(read).collect()
+}
+
 /// Whether all maps of a generation are pinned.
 fn has_all_maps(pins: &Pins, number: u32) -> bool {
     let carried = CARRIED.iter().map(|(name, _)| *name);
-    let mut names = carried.chain(OTHERS.iter().copied()).chain([ATTEMPTS]);
+    let cells = CELLS.iter().map(|cell| cell.symbol);
+    let others = OTHERS.iter().copied().chain([ATTEMPTS]);
+    let mut names = carried.chain(others).chain(cells);
     names.all(|name| object::get(&pins.map(number, name)).is_ok())
 }
 
