@@ -44,6 +44,8 @@ pub(crate) struct Note {
     pub(crate) base: u64,
     /// Of such a packet: where its memory begins.
     pub(crate) head: u64,
+    /// Of such a packet: the socket that was to receive it.
+    pub(crate) receiving: u64,
     pub(crate) location: u64,
     pub(crate) available: u32,
     pub(crate) reason: u32,

@@ -26,7 +26,7 @@ pub(crate) struct Freed {
     pub(crate) skb: Skb,
     pub(crate) location: u64,
     pub(crate) reason: u32,
-    /// Address of the receiving socket; 0 where there is none, or the kernel does not say.
+    /// Address of the receiving socket, a number where memory is read directly; 0 where there is none, or the kernel does not say.
     pub(crate) receiving: u64,
 }
 
@@ -214,6 +214,7 @@ pub(crate) fn look(freed: &Freed) -> Option<()> {
     // As numbers, which they are once they come out of the map.
     note.head = skb.head() as u64;
     note.base = reader.base as u64;
+    note.receiving = freed.receiving;
     note.available = reader.available;
     note.protocol = headers.protocol;
     note.later_fragment = headers.later_fragment;
@@ -252,6 +253,19 @@ pub(crate) fn decide(freed: &Freed) -> Option<Decision> {
         ports: note.watched_ports,
     };
     let reader = attempt::reader(skb, note);
+    // Once more out of the map: the compiler knows that the other is the same as the address.
+    // SAFETY: an aligned 64-bit value of this CPU.
+    let skb = skb.with_number(unsafe { (&raw const note.skb).read_volatile() });
+    let receiving = if reader.memory.is_direct() {
+        note.receiving
+    } else {
+        freed.receiving
+    };
+    let freed = &Freed {
+        skb,
+        receiving,
+        ..*freed
+    };
     let info = *freed.info()?;
     // Looked up only where the reason leaves something open.
     let place = if info.group == BY_PLACE || info.group == AFTER {

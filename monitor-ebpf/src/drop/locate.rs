@@ -69,8 +69,11 @@ pub(super) fn locate(
         return None;
     }
     // A copy for a raw socket: the packet itself goes its own way.
-    if incoming != 0 && skb.socket().is_raw(memory) && skb.socket().is_own(memory) {
-        return None;
+    if incoming != 0 {
+        let socket = skb.socket(memory);
+        if socket.is_raw(memory) && socket.is_own(memory) {
+            return None;
+        }
     }
     let device = skb.device(memory);
     let route = skb.route(memory);
@@ -150,7 +153,7 @@ fn is_own(
             }
             Kind::Foreign => false,
             Kind::Other | Kind::Nothing => {
-                let socket = freed.skb.socket();
+                let socket = freed.skb.socket(memory);
                 if socket.is_there() {
                     !(device.kind == Kind::Other && incoming == 0) && socket.is_own(memory)
                 } else {

@@ -20,16 +20,16 @@ const DST_METADATA: u16 = 0x0080;
 /// `DST_FAKE_RTABLE`: the route of a bridge's netfilter code, which says nothing.
 const DST_FAKE_RTABLE: u16 = 0x0040;
 
-/// `struct sk_buff`: its address, where its fields are read, and whether that is a BTF pointer, which each program
-/// knows when it is compiled.
+/// `struct sk_buff`: its address, where its fields are read, whether that is a BTF pointer, and its address as a number
+/// where that is known. Each program knows both when it is compiled.
 #[derive(Clone, Copy)]
-pub(crate) struct Skb(pub(crate) *const u8, *const u8, bool);
+pub(crate) struct Skb(pub(crate) *const u8, *const u8, bool, Option<u64>);
 
 impl Skb {
     /// Through a BTF pointer.
     #[inline(always)]
     pub(crate) const fn typed(skb: *const u8) -> Self {
-        Self(skb, skb, true)
+        Self(skb, skb, true, None)
     }
 
     /// Through a copy, of an address that the verifier knows no type of.
@@ -41,13 +41,30 @@ impl Skb {
         let result = unsafe {
             bpf_probe_read_kernel_raw(copy.cast(), globals::SK_BUFF_SIZE.load(), skb.cast())
         };
-        (result == 0).then_some(Self(skb, copy.cast(), false))
+        (result == 0).then_some(Self(skb, copy.cast(), false, None))
     }
 
     /// An address that the verifier knows no type of, and of which nothing is read.
     #[inline(always)]
     pub(crate) const fn unread(skb: *const u8) -> Self {
-        Self(skb, core::ptr::null(), false)
+        Self(skb, core::ptr::null(), false, None)
+    }
+
+    /// The same, whose address has been through a map, and is a number.
+    #[inline(always)]
+    pub(crate) const fn with_number(self, number: u64) -> Self {
+        Self(self.0, self.1, self.2, Some(number))
+    }
+
+    /// Its address, where what it points to is to be read as [`Memory`] and not through BTF pointers: for each that a
+    /// BTF pointer leads to, the verifier looks for a name in all of the kernel's BTF (`btf_nested_type_is_trusted`, 6.4
+    /// to 6.18), on each way to that load. That was half of the daemon's start.
+    #[inline(always)]
+    fn untyped(self, memory: Memory) -> Option<*const u8> {
+        match self.3 {
+            Some(number) if self.2 && memory.is_direct() => Some(number as *const u8),
+            _ => None,
+        }
     }
 
     #[inline(always)]
@@ -94,6 +111,10 @@ impl Skb {
     /// What the field `dev` holds: a device, or anything else that shares its room.
     #[inline(always)]
     pub(crate) fn device(self, memory: Memory) -> Looked {
+        if let Some(skb) = self.untyped(memory) {
+            let address: Option<u64> = memory.field(skb, &globals::SK_BUFF_DEV);
+            return device::look(memory, address.unwrap_or(0) as *const u8);
+        }
         let address = self.field(&globals::SK_BUFF_DEV);
         if self.2 {
             // SAFETY: a BTF pointer, as it was loaded through one.
@@ -111,8 +132,12 @@ impl Skb {
 
     /// `sk`, at no address of the kernel's for none.
     #[inline(always)]
-    pub(crate) fn socket(self) -> Socket {
-        Socket::at(self.field(&globals::SK_BUFF_SK), self.2)
+    pub(crate) fn socket(self, memory: Memory) -> Socket {
+        let address = match self.untyped(memory) {
+            Some(skb) => memory.field(skb, &globals::SK_BUFF_SK).unwrap_or(0),
+            None => self.field(&globals::SK_BUFF_SK),
+        };
+        Socket::at(address, self.2)
     }
 
     /// Where the packet's memory begins.

@@ -12,8 +12,8 @@ const SOCK_RAW: u16 = 3;
 const TCP_TIME_WAIT: u8 = 6;
 const TCP_NEW_SYN_RECV: u8 = 12;
 
-/// `struct sock`, or what stands for one in `SYN_RECV` and `TIME_WAIT`: its address, and whether that is a BTF pointer,
-/// which each program knows when it is compiled.
+/// `struct sock`, or what stands for one in `SYN_RECV` and `TIME_WAIT`: its address, and whether that is a BTF pointer
+/// unless memory is read directly, which each program knows when it is compiled.
 #[derive(Clone, Copy)]
 pub(crate) struct Socket {
     address: *const u8,
@@ -52,7 +52,7 @@ impl Socket {
         if !self.is_there() {
             return None;
         }
-        if self.is_typed {
+        if self.is_typed && !memory.is_direct() {
             // SAFETY: a BTF pointer to the struct, and a kernel address.
             return Some(unsafe { direct(self.address, offset) });
         }
@@ -75,7 +75,7 @@ impl Socket {
         let Some(net) = self.field::<*const u8>(memory, &globals::SOCK_NET) else {
             return false;
         };
-        if !self.is_typed {
+        if !self.is_typed || memory.is_direct() {
             return memory.is_own_net(net);
         }
         // SAFETY: the field is a BTF pointer as well; a load that faults gives 0, which is no namespace's number.
