@@ -13,7 +13,8 @@ use monitor_common::packet::{
 use monitor_common::{Direction, Family, Protocol, Verdict};
 
 use crate::event::{Report, report};
-use crate::kernel::skb::{HeadReader, Skb};
+use crate::kernel::Memory;
+use crate::kernel::skb::{HeadReader, Pointers, Skb};
 use crate::kernel::socket::Socket;
 use crate::maps::{LAST, REASON_TABLE, fragment};
 use crate::packet::{NOBODY, SYN_OR_RST, Watched, watched, watched_by};
@@ -26,7 +27,7 @@ pub(crate) struct Freed {
     pub(crate) skb: Skb,
     pub(crate) location: u64,
     pub(crate) reason: u32,
-    /// Address of the receiving socket, a number where memory is read directly; 0 where there is none, or the kernel does not say.
+    /// Address of the receiving socket; 0 where there is none, or the kernel does not say.
     pub(crate) receiving: u64,
 }
 
@@ -91,12 +92,6 @@ pub(crate) struct Decision {
 }
 
 impl Freed {
-    /// The socket that was to receive the packet.
-    #[inline(always)]
-    fn receiving_socket(&self) -> Socket {
-        Socket::at(self.receiving, self.skb.is_typed())
-    }
-
     /// The reason as it is counted.
     #[inline(always)]
     fn reason(&self) -> u32 {
@@ -110,6 +105,63 @@ impl Freed {
     #[inline(always)]
     fn info(&self) -> Option<&'static ReasonInfo> {
         REASON_TABLE.get(reason_index(self.reason()))
+    }
+}
+
+/// The packet, and whom it has to do with.
+struct Parties {
+    skb: Skb,
+    pointers: Pointers,
+    receiving: Receiving,
+}
+
+/// The socket that was to receive a packet. Read once, as [`Pointers`] are; numbers, and out of the verifier's sight, so
+/// that it goes on once and not for each kind of socket.
+#[derive(Clone, Copy)]
+struct Receiving {
+    /// [`Receiving::NOBODY`] and so on.
+    whose: u32,
+    /// `skc_state` (`net/tcp_states.h`).
+    state: u32,
+}
+
+impl Receiving {
+    /// There is none.
+    const NOBODY: u32 = 0;
+    /// It is in another network namespace.
+    const FOREIGN: u32 = 1;
+    /// It is in the daemon's.
+    const OWN: u32 = 2;
+
+    #[inline(always)]
+    fn of(socket: Socket, memory: Memory) -> Self {
+        let (mut whose, mut state) = (Self::NOBODY, 0);
+        // What is set depends on loads behind this branch: of the address alone the compiler would make numbers, which
+        // the verifier does not let it do with a pointer.
+        if let Some(found) = socket.state(memory) {
+            whose = if socket.is_own(memory) {
+                Self::OWN
+            } else {
+                Self::FOREIGN
+            };
+            state = u32::from(found);
+        }
+        Self {
+            whose: blur(whose),
+            state: blur(state),
+        }
+    }
+
+    /// Whether there is one.
+    #[inline(always)]
+    const fn is_there(self) -> bool {
+        self.whose != Self::NOBODY
+    }
+
+    /// Whether it is in the daemon's network namespace.
+    #[inline(always)]
+    const fn is_own(self) -> bool {
+        self.whose == Self::OWN
     }
 }
 
@@ -255,16 +307,16 @@ pub(crate) fn decide(freed: &Freed) -> Option<Decision> {
     let reader = attempt::reader(skb, note);
     // Once more out of the map: the compiler knows that the other is the same as the address.
     // SAFETY: an aligned 64-bit value of this CPU.
-    let skb = skb.with_number(unsafe { (&raw const note.skb).read_volatile() });
+    let number = unsafe { (&raw const note.skb).read_volatile() };
     let receiving = if reader.memory.is_direct() {
         note.receiving
     } else {
         freed.receiving
     };
-    let freed = &Freed {
+    let parties = Parties {
         skb,
-        receiving,
-        ..*freed
+        pointers: skb.pointers(reader.memory, number),
+        receiving: Receiving::of(Socket::at(receiving, skb.is_typed()), reader.memory),
     };
     let info = *freed.info()?;
     // Looked up only where the reason leaves something open.
@@ -273,12 +325,12 @@ pub(crate) fn decide(freed: &Freed) -> Option<Decision> {
     } else {
         Found::NONE
     };
-    let at = locate(freed, &place, &reader, &headers)?;
+    let at = locate(&parties, &place, &reader, &headers)?;
 
     let mut slot = watched.slot(&headers, at.direction);
     let (mut group, mut class) = (info.group, info.class);
     if group == BY_PLACE || group == AFTER {
-        (group, class) = place::decide(freed, &place, info, &at, &reader, &headers, &watched);
+        (group, class) = place::decide(&parties, &place, info, &at, &reader, &headers, &watched);
         if group == IGNORED {
             return None;
         }

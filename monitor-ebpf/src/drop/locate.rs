@@ -5,7 +5,7 @@ use monitor_common::interface::{BRIDGE_PORT, EXCLUDED, NO_INTERFACE};
 use monitor_common::packet::{Headers, Reader, blur, blur_wide};
 use monitor_common::{Direction, Family};
 
-use super::Freed;
+use super::Parties;
 use super::place::Found;
 use crate::kernel::Memory;
 use crate::kernel::device::{self, Kind, Looked};
@@ -55,12 +55,12 @@ fn has_flag(index: u32, flag: u32) -> bool {
 /// frames to somebody else that a promiscuous port picked up.
 #[inline(always)]
 pub(super) fn locate(
-    freed: &Freed,
+    parties: &Parties,
     place: &Found,
     reader: &HeadReader,
     headers: &Headers,
 ) -> Option<Where> {
-    let (skb, memory) = (freed.skb, reader.memory);
+    let (skb, memory) = (parties.skb, reader.memory);
     let incoming = skb.incoming_interface();
     if incoming == LOOPBACK {
         return None;
@@ -70,17 +70,17 @@ pub(super) fn locate(
     }
     // A copy for a raw socket: the packet itself goes its own way.
     if incoming != 0 {
-        let socket = skb.socket(memory);
+        let socket = parties.pointers.socket();
         if socket.is_raw(memory) && socket.is_own(memory) {
             return None;
         }
     }
-    let device = skb.device(memory);
+    let device = parties.pointers.device(memory);
     let route = skb.route(memory);
 
     let mut route_device = 0;
     if !is_own(
-        freed,
+        parties,
         memory,
         place,
         device,
@@ -123,7 +123,7 @@ pub(super) fn locate(
 /// left in `route_device`.
 #[inline(always)]
 fn is_own(
-    freed: &Freed,
+    parties: &Parties,
     memory: Memory,
     place: &Found,
     device: Looked,
@@ -133,9 +133,8 @@ fn is_own(
 ) -> bool {
     // The namespace, by the most reliable witness there is: `sk` may be the sender's, in another
     // namespace, and `dev` may be no device.
-    let receiving = freed.receiving_socket();
-    if receiving.is_there() {
-        receiving.is_own(memory)
+    if parties.receiving.is_there() {
+        parties.receiving.is_own()
     } else if let Some(route) = route {
         let towards = route.device(memory);
         // Only of a packet that was made here its index says something.
@@ -153,7 +152,7 @@ fn is_own(
             }
             Kind::Foreign => false,
             Kind::Other | Kind::Nothing => {
-                let socket = freed.skb.socket(memory);
+                let socket = parties.pointers.socket();
                 if socket.is_there() {
                     !(device.kind == Kind::Other && incoming == 0) && socket.is_own(memory)
                 } else {

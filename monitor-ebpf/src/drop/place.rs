@@ -7,14 +7,14 @@ use monitor_common::interface::NO_INTERFACE;
 use monitor_common::packet::{Headers, Reader, TcpStart, blur};
 
 use super::locate::Where;
-use super::{AFTER, ALLOWED, BEFORE, Freed, IGNORED, SUBTRACT};
+use super::{AFTER, ALLOWED, BEFORE, IGNORED, Parties, SUBTRACT};
 use crate::globals;
 use crate::kernel::skb::{HeadReader, Skb};
 use crate::maps::{LAST, PLACE_TABLE};
 use crate::packet::Watched;
 
 /// `net/tcp_states.h`
-const TCP_TIME_WAIT: u8 = 6;
+const TCP_TIME_WAIT: u32 = 6;
 const SYN: u8 = 0x02;
 const FIN_SYN_RST_ACK: u8 = 0x17;
 
@@ -102,7 +102,7 @@ fn was_delivered(skb: Skb, watched: &Watched, tcp: TcpStart) -> bool {
 /// Gives the group and the class.
 #[inline(always)]
 pub(super) fn decide(
-    freed: &Freed,
+    parties: &Parties,
     place: &Found,
     info: ReasonInfo,
     at: &Where,
@@ -127,7 +127,7 @@ pub(super) fn decide(
         return (SUBTRACT, class(place.class));
     }
     // 1. At a link header, and not on the device that it came in on: past tc egress.
-    if freed.skb.is_at_link_header() && (at.incoming == 0 || at.incoming != at.interface) {
+    if parties.skb.is_at_link_header() && (at.incoming == 0 || at.incoming != at.interface) {
         return (AFTER, class(Class::Queue.code()));
     }
     // 2. Came in, and is on no device: past the socket hook.
@@ -140,12 +140,13 @@ pub(super) fn decide(
     // 3. The receive function of TCP: a socket in TIME_WAIT took it, another one had it already.
     if unspecified && place.kind == PLACE_TCP_RECEIVE {
         if globals::HAS_RECEIVING_SOCKET.load() != 0 {
-            if !freed.receiving_socket().is_there() {
+            if !parties.receiving.is_there() {
                 return (place.group, place.class);
             }
-            return match freed.receiving_socket().state(reader.memory) {
-                Some(TCP_TIME_WAIT) => (ALLOWED, Class::Protocol.code()),
-                _ => (AFTER, Class::Protocol.code()),
+            return if parties.receiving.state == TCP_TIME_WAIT {
+                (ALLOWED, Class::Protocol.code())
+            } else {
+                (AFTER, Class::Protocol.code())
             };
         }
         return match reader.get::<TcpStart>(headers.transport) {
@@ -153,10 +154,10 @@ pub(super) fn decide(
                 if globals::HAS_REASON.load() != 0 {
                     // Repeated, and known to a request socket already.
                     (AFTER, Class::Protocol.code())
-                } else if is_last_counted(freed.skb, watched) {
+                } else if is_last_counted(parties.skb, watched) {
                     // Freed as soon as a listener was to get it: a socket filter or a cgroup's program.
                     (SUBTRACT, Class::Firewall.code())
-                } else if was_delivered(freed.skb, watched, tcp) {
+                } else if was_delivered(parties.skb, watched, tcp) {
                     // Repeated: the SYN-ACK was sent again in between.
                     (AFTER, Class::Protocol.code())
                 } else {

@@ -20,16 +20,48 @@ const DST_METADATA: u16 = 0x0080;
 /// `DST_FAKE_RTABLE`: the route of a bridge's netfilter code, which says nothing.
 const DST_FAKE_RTABLE: u16 = 0x0040;
 
-/// `struct sk_buff`: its address, where its fields are read, whether that is a BTF pointer, and its address as a number
-/// where that is known. Each program knows both when it is compiled.
+/// `struct sk_buff`: its address, where its fields are read, and whether that is a BTF pointer, which each program
+/// knows when it is compiled.
 #[derive(Clone, Copy)]
-pub(crate) struct Skb(pub(crate) *const u8, *const u8, bool, Option<u64>);
+pub(crate) struct Skb(pub(crate) *const u8, *const u8, bool);
+
+/// What a packet's struct points to. Loaded once, before ways part: for each pointer that is loaded through one that the
+/// verifier trusts, as the packet or a socket is, it looks for names in all of the kernel's BTF
+/// (`btf_nested_type_is_trusted`, 6.4 to 6.18), on each way to that load. That was a third of what the daemon's start took.
+#[derive(Clone, Copy)]
+pub(crate) struct Pointers {
+    /// What the field `dev` holds: a device, or anything else that shares its room.
+    device: *const u8,
+    /// `sk`
+    socket: u64,
+    /// Whether they are BTF pointers unless memory is read directly.
+    is_typed: bool,
+}
+
+impl Pointers {
+    /// The device.
+    #[inline(always)]
+    pub(crate) fn device(self, memory: Memory) -> Looked {
+        if self.is_typed && !memory.is_direct() {
+            // SAFETY: a BTF pointer, as it was loaded through one.
+            unsafe { device::look_typed(self.device) }
+        } else {
+            device::look(memory, self.device)
+        }
+    }
+
+    /// `sk`, at no address of the kernel's for none.
+    #[inline(always)]
+    pub(crate) fn socket(self) -> Socket {
+        Socket::at(self.socket, self.is_typed)
+    }
+}
 
 impl Skb {
     /// Through a BTF pointer.
     #[inline(always)]
     pub(crate) const fn typed(skb: *const u8) -> Self {
-        Self(skb, skb, true, None)
+        Self(skb, skb, true)
     }
 
     /// Through a copy, of an address that the verifier knows no type of.
@@ -41,30 +73,13 @@ impl Skb {
         let result = unsafe {
             bpf_probe_read_kernel_raw(copy.cast(), globals::SK_BUFF_SIZE.load(), skb.cast())
         };
-        (result == 0).then_some(Self(skb, copy.cast(), false, None))
+        (result == 0).then_some(Self(skb, copy.cast(), false))
     }
 
     /// An address that the verifier knows no type of, and of which nothing is read.
     #[inline(always)]
     pub(crate) const fn unread(skb: *const u8) -> Self {
-        Self(skb, core::ptr::null(), false, None)
-    }
-
-    /// The same, whose address has been through a map, and is a number.
-    #[inline(always)]
-    pub(crate) const fn with_number(self, number: u64) -> Self {
-        Self(self.0, self.1, self.2, Some(number))
-    }
-
-    /// Its address, where what it points to is to be read as [`Memory`] and not through BTF pointers: for each that a
-    /// BTF pointer leads to, the verifier looks for a name in all of the kernel's BTF (`btf_nested_type_is_trusted`, 6.4
-    /// to 6.18), on each way to that load. That was half of the daemon's start.
-    #[inline(always)]
-    fn untyped(self, memory: Memory) -> Option<*const u8> {
-        match self.3 {
-            Some(number) if self.2 && memory.is_direct() => Some(number as *const u8),
-            _ => None,
-        }
+        Self(skb, core::ptr::null(), false)
     }
 
     #[inline(always)]
@@ -108,19 +123,23 @@ impl Skb {
         (byte >> globals::SK_BUFF_PKT_TYPE_SHIFT.load()) & 7
     }
 
-    /// What the field `dev` holds: a device, or anything else that shares its room.
+    /// What it points to. `number` is its address, which has been through a map and is a number: where memory is read
+    /// directly, no BTF pointers are loaded.
     #[inline(always)]
-    pub(crate) fn device(self, memory: Memory) -> Looked {
-        if let Some(skb) = self.untyped(memory) {
-            let address: Option<u64> = memory.field(skb, &globals::SK_BUFF_DEV);
-            return device::look(memory, address.unwrap_or(0) as *const u8);
+    pub(crate) fn pointers(self, memory: Memory, number: u64) -> Pointers {
+        if self.2 && memory.is_direct() {
+            let skb = number as *const u8;
+            let field = |offset: &Global<u32>| memory.field::<u64>(skb, offset).unwrap_or(0);
+            return Pointers {
+                device: field(&globals::SK_BUFF_DEV) as *const u8,
+                socket: field(&globals::SK_BUFF_SK),
+                is_typed: true,
+            };
         }
-        let address = self.field(&globals::SK_BUFF_DEV);
-        if self.2 {
-            // SAFETY: a BTF pointer, as it was loaded through one.
-            unsafe { device::look_typed(address) }
-        } else {
-            device::look(memory, address)
+        Pointers {
+            device: self.field(&globals::SK_BUFF_DEV),
+            socket: self.field(&globals::SK_BUFF_SK),
+            is_typed: self.2,
         }
     }
 
@@ -128,16 +147,6 @@ impl Skb {
     #[inline(always)]
     pub(crate) const fn is_typed(self) -> bool {
         self.2
-    }
-
-    /// `sk`, at no address of the kernel's for none.
-    #[inline(always)]
-    pub(crate) fn socket(self, memory: Memory) -> Socket {
-        let address = match self.untyped(memory) {
-            Some(skb) => memory.field(skb, &globals::SK_BUFF_SK).unwrap_or(0),
-            None => self.field(&globals::SK_BUFF_SK),
-        };
-        Socket::at(address, self.2)
     }
 
     /// Where the packet's memory begins.
