@@ -18,12 +18,13 @@ use monitor_common::interface::{InterfaceCount, InterfaceInfo, LOW_INTERFACES, M
 use monitor_common::teredo::{TEREDO_RING_BYTES, TeredoPacket};
 use monitor_common::traffic::{MAX_TRAFFICS, PortTable, UNWATCHED};
 
-/// What the daemon writes while programs run, and they read as data of their own: a look-up in an array of one element
+/// What is written while programs run, by the daemon or by them, and read as data of their own: a look-up in an array of one element
 /// is a key on the stack, a check, and registers that a call would change. The section gives the map its name.
 #[repr(transparent)]
 pub(crate) struct Data<T>(UnsafeCell<T>);
 
-// SAFETY: integers, read and written whole, each for itself; the daemon writes them through bpf(2), as elements of an array.
+// SAFETY: integers, read and written whole, each for itself; what the daemon writes it writes through bpf(2), as elements of
+// an array.
 unsafe impl<T> Sync for Data<T> {}
 
 impl Data<u32> {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -58,6 +58,14 @@ pub const ROWS: &[&[Row]] = &[
 /// Fewer rows than this mean that some went missing.
 pub const AT_LEAST: usize = 20;
 
+/// Held by a flood that sends as fast as it can, beside which others would be lost: rows run side by side.
+static FLOOD: Mutex<()> = Mutex::new(());
+
+/// Waits until no other flood sends, and keeps others waiting until the guard is gone.
+pub fn one_flood() -> MutexGuard<'static, ()> {
+    FLOOD.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The lines of the rows that are done, by name.
 static LINES: Mutex<BTreeMap<&'static str, String>> = Mutex::new(BTreeMap::new());
 
@@ -96,6 +104,9 @@ pub fn table() -> String {
 
 /// How long counters may take until they show what was sent: the machine is busy.
 pub const COUNTED: Duration = Duration::from_secs(20);
+
+/// How long a daemon may take to end beside rows that make and delete hundreds of interfaces.
+pub const ENDS: Duration = Duration::from_secs(30);
 
 /// The counters with these names, without prefix.
 ///

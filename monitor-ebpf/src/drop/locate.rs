@@ -40,7 +40,7 @@ pub(super) struct Where {
 /// Whether an interface has a flag.
 #[inline(always)]
 fn has_flag(index: u32, flag: u32) -> bool {
-    // Most hosts have no such interface, which one look at an array says.
+    // Most hosts have no such interface, which one load says.
     if !is_any(flag) {
         return false;
     }

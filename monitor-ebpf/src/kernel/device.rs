@@ -96,7 +96,7 @@ pub(crate) fn look(memory: Memory, address: *const u8) -> Looked {
 const FIRST_NUMBER: u32 = 0xf000_0000;
 
 /// As [`look`], through the BTF pointer that the field `sk_buff.dev` is to the verifier: three loads in place of as
-/// many calls on every kernel. What it holds need not be a device.
+/// many calls where memory is not read directly. What it holds need not be a device.
 ///
 /// # Safety
 ///

@@ -2,7 +2,8 @@
 //!
 //! Fields that a BTF pointer reaches are dereferenced directly: the verifier checks each access
 //! against the kernel's own types, and a load that faults gives 0 (`PROBE_MEM`), but for pointers that it trusts (the
-//! packet, and on newer kernels its socket): of these nothing is read that is not there. The rest is read as [`Memory`] says.
+//! packet, and on newer kernels its socket): of these nothing is read that is not there. The rest is read as [`Memory`] says,
+//! and where that is directly, devices and sockets, too.
 //! Where the kernel has no BTF pointers, the packet's struct is copied first, and its fields are read out of the copy.
 
 use aya_ebpf::Global;

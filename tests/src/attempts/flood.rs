@@ -9,8 +9,9 @@ use super::act::{ANSWER, Act, Seen, Target, Way};
 use super::crafted::{sender, spoofed_syn};
 use super::lab::{Lab, Slot};
 use crate::expect::{Expected, Family};
-use crate::faults::{Row, listed, mib, peak_memory};
+use crate::faults::{ENDS, Row, listed, mib, one_flood, peak_memory};
 use crate::lab::{Net, mac};
+use crate::netns;
 use crate::scrape::{Counts, rise};
 use crate::send::FrameSender;
 use crate::wait::until;
@@ -25,8 +26,8 @@ const SENDERS: u32 = 2;
 /// Until all of them are judged: the listener's row waits for answers that are repeated.
 const JUDGED: Duration = Duration::from_mins(1);
 
-/// Both ways through the gateway. They are rows of the faults, which run while no other test program does: a
-/// queue that is full is full for everybody on that processor.
+/// Both ways through the gateway. They are rows of the faults, which run while no other test program does, and no other
+/// flood sends: a queue that is full is full for everybody on that processor.
 pub const ROWS: &[Row] = &[
     Row {
         name: "flood of attempts, forwarded",
@@ -51,7 +52,11 @@ fn alone(way: Way) -> Result<String> {
     let measured = RefCell::new(String::new());
     Act::new(&lab, &slot, way, Family::V4, Target::default())?
         .perform(&|act| flood(act, &mut measured.borrow_mut()), true)?;
-    lab.daemon.stop()?;
+    if netns::keep() {
+        std::mem::forget(lab);
+    } else {
+        lab.daemon.stop_within(ENDS)?;
+    }
     Ok(measured.into_inner())
 }
 
@@ -68,6 +73,7 @@ fn flood(act: &Act<'_>, measured: &mut String) -> Result<Expected> {
     honest.listen()?;
     let before = act.lab.counts()?;
     let frames: Vec<Vec<Vec<u8>>> = (0..SENDERS).map(|part| frames(act, part)).collect();
+    let alone = one_flood();
     let took = std::thread::scope(|scope| -> Result<Duration> {
         let senders: Vec<_> = frames
             .iter()
@@ -90,6 +96,7 @@ fn flood(act: &Act<'_>, measured: &mut String) -> Result<Expected> {
         }
         Ok(took)
     })?;
+    drop(alone);
     let sum = |rises: &Counts| rises.values().sum::<u64>();
     let all = u64::from(FLOOD) + HONEST;
     let expected = honest.only("established", "none", HONEST);
@@ -109,6 +116,7 @@ fn flood(act: &Act<'_>, measured: &mut String) -> Result<Expected> {
         f64::from(FLOOD) / took.as_secs_f64(),
         sum(&rises)
     );
+    eprintln!("flood {}: {measured}", act.way.name());
     ensure!(
         sum(&rises) == all,
         "{} of {all} are accounted for\n{text}",

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use super::{COUNTED, Row, counters, listed, mib, peak_memory, risen, sum};
+use super::{COUNTED, ENDS, Row, counters, listed, mib, one_flood, peak_memory, risen, sum};
 use crate::expect::Family;
 use crate::lab::{GATEWAY, Lab, Net, PEER, SERVER, address, mac};
 use crate::packet::{Packet, Protocol, flags};
@@ -51,6 +51,7 @@ pub(super) fn data_packet(protocol: Protocol, family: Family, to: (Net, u8), por
 pub(super) fn side_by_side(lab: &Lab, packets: [Packet; 2], each: u64) -> Result<Blast> {
     let frames = packets.map(|packet| [frame(lab, &packet)]);
     let sender = FrameSender::open(&lab.peer, "eth0")?;
+    let _alone = one_flood();
     std::thread::scope(|scope| {
         let other = scope.spawn(|| sender.blast(&frames[0], each));
         let this = lab.lan.blast(&frames[1], each)?;
@@ -129,7 +130,7 @@ fn data() -> Result<String> {
 /// Stops the daemon, and says what was measured.
 fn finish(mut lab: Lab, blast: &Blast, counted: &str, overload: u64) -> Result<String> {
     let peak = mib(peak_memory(&lab.daemon)?);
-    lab.daemon.stop()?;
+    lab.daemon.stop_within(ENDS)?;
     Ok(format!(
         "sent {} at {:.0}/s, {counted}, overload {overload} ({} refused); peak {peak} MiB",
         blast.offered,

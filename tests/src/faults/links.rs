@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use super::floods::NAMES;
-use super::{COUNTED, Row, counters, listed, risen, sum};
+use super::{COUNTED, ENDS, Row, counters, listed, risen, sum};
 use crate::lab::Lab;
 use crate::lifecycle::interfaces::{wait_attached, wait_gone};
 use crate::netns::run;
@@ -111,7 +111,7 @@ fn made_again(index: Option<u32>) -> Result<String> {
         "{sent} were sent, {last} of them last: again0 {new}\n{}",
         listed(&rises)
     );
-    lab.daemon.stop()?;
+    lab.daemon.stop_within(ENDS)?;
     Ok(format!(
         "sent {sent}, counted {}; by interface: again0 {new}, other {other}",
         packets(&rises)
@@ -191,7 +191,7 @@ fn many() -> Result<String> {
         listed(&rises),
         listed(&full)
     );
-    lab.daemon.stop()?;
+    lab.daemon.stop_within(ENDS)?;
     Ok(format!(
         "sent {sent}, counted {}, in other {}; {scrapes} scrapes beside; map full 0",
         packets(&rises),
@@ -238,7 +238,7 @@ fn namespace_deleted() -> Result<String> {
     })?;
     let counted = outbound(&counters(&lab.daemon, &NAMES)?);
     ensure!(counted == all, "{counted} of {all}");
-    lab.daemon.stop()?;
+    lab.daemon.stop_within(ENDS)?;
     Ok(format!(
         "sent {sent}, then {more} through the new one; counted {counted}; exit code 0"
     ))

@@ -420,3 +420,6 @@ fn other_map(path: &std::path::Path, new: &std::path::Path) -> Option<OwnedFd> {
     );
     (ids.0 != ids.1).then_some(old)
 }
+
+#[cfg(test)]
+mod tests;
