@@ -323,20 +323,11 @@ impl Daemon {
     ///
     /// When it does not end in time, or not with exit code 0.
     pub fn stop(&mut self) -> Result<()> {
-        self.stop_within(DEADLINE)
-    }
-
-    /// The same where others keep it waiting: to let go of its hooks it needs the kernel's lock of network devices.
-    ///
-    /// # Errors
-    ///
-    /// As [`Daemon::stop`].
-    pub fn stop_within(&mut self, limit: Duration) -> Result<()> {
         if let Some(status) = self.child.try_wait()? {
             bail!("the daemon had ended before: {status}: {}", self.errors());
         }
         self.signal(Signal::SIGTERM)?;
-        let status = until("the daemon ends", limit, || Ok(self.child.try_wait()?))?;
+        let status = until("the daemon ends", DEADLINE, || Ok(self.child.try_wait()?))?;
         ensure!(
             status.code() == Some(0),
             "the daemon ended with {status}: {}",

@@ -58,7 +58,8 @@ pub const ROWS: &[&[Row]] = &[
 /// Fewer rows than this mean that some went missing.
 pub const AT_LEAST: usize = 20;
 
-/// Held by a flood that sends as fast as it can, beside which others would be lost: rows run side by side.
+/// Held by a flood that sends as fast as it can, beside which others would be lost, and by the row that makes and deletes
+/// hundreds of interfaces, beside which a daemon waits for the kernel's lock of them: rows run side by side.
 static FLOOD: Mutex<()> = Mutex::new(());
 
 /// Waits until no other flood sends, and keeps others waiting until the guard is gone.
@@ -104,9 +105,6 @@ pub fn table() -> String {
 
 /// How long counters may take until they show what was sent: the machine is busy.
 pub const COUNTED: Duration = Duration::from_secs(20);
-
-/// How long a daemon may take to end beside rows that make and delete hundreds of interfaces.
-pub const ENDS: Duration = Duration::from_secs(30);
 
 /// The counters with these names, without prefix.
 ///

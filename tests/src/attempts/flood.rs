@@ -9,7 +9,7 @@ use super::act::{ANSWER, Act, Seen, Target, Way};
 use super::crafted::{sender, spoofed_syn};
 use super::lab::{Lab, Slot};
 use crate::expect::{Expected, Family};
-use crate::faults::{ENDS, Row, listed, mib, one_flood, peak_memory};
+use crate::faults::{Row, listed, mib, one_flood, peak_memory};
 use crate::lab::{Net, mac};
 use crate::netns;
 use crate::scrape::{Counts, rise};
@@ -47,6 +47,8 @@ pub const ROWS: &[Row] = &[
 
 /// The flood in a lab of its own, and what was measured.
 fn alone(way: Way) -> Result<String> {
+    // Until its daemon has ended.
+    let _alone = one_flood();
     let mut lab = Lab::create()?;
     let slot = Slot::new(0);
     let measured = RefCell::new(String::new());
@@ -55,7 +57,7 @@ fn alone(way: Way) -> Result<String> {
     if netns::keep() {
         std::mem::forget(lab);
     } else {
-        lab.daemon.stop_within(ENDS)?;
+        lab.daemon.stop()?;
     }
     Ok(measured.into_inner())
 }
@@ -73,7 +75,6 @@ fn flood(act: &Act<'_>, measured: &mut String) -> Result<Expected> {
     honest.listen()?;
     let before = act.lab.counts()?;
     let frames: Vec<Vec<Vec<u8>>> = (0..SENDERS).map(|part| frames(act, part)).collect();
-    let alone = one_flood();
     let took = std::thread::scope(|scope| -> Result<Duration> {
         let senders: Vec<_> = frames
             .iter()
@@ -96,7 +97,6 @@ fn flood(act: &Act<'_>, measured: &mut String) -> Result<Expected> {
         }
         Ok(took)
     })?;
-    drop(alone);
     let sum = |rises: &Counts| rises.values().sum::<u64>();
     let all = u64::from(FLOOD) + HONEST;
     let expected = honest.only("established", "none", HONEST);

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::floods::NAMES;
 use super::links::leaving;
-use super::{ENDS, Row, counters, descriptors_open, listed, risen, sum};
+use super::{Row, counters, descriptors_open, listed, risen, sum};
 use crate::lab::Lab;
 use crate::scrape::Counts;
 use crate::send::FrameSender;
@@ -126,7 +126,7 @@ fn out_of_descriptors() -> Result<String> {
         listed(&rises)
     );
     drop(held);
-    lab.daemon.stop_within(ENDS)?;
+    lab.daemon.stop()?;
     Ok(format!(
         "{missing} of {} hooks missing, said; attached after {:.1} s; then sent {sent}, counted {}",
         2 * COME,

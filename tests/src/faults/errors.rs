@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::{ENDS, Row, counters, listed, mib, peak_memory, resident_memory, risen, sum};
+use super::{Row, counters, listed, mib, peak_memory, resident_memory, risen, sum};
 use crate::attempts::crafted::icmp_error_like;
 use crate::attempts::lab::{Lab, SPOOFED, TARGETS, WAN};
 use crate::expect::Family;
@@ -121,7 +121,7 @@ fn errors() -> Result<String> {
         "{now} KiB resident, {resident} before"
     );
     let peak = mib(peak_memory(&lab.daemon)?);
-    lab.daemon.stop_within(ENDS)?;
+    lab.daemon.stop()?;
     Ok(format!(
         "{} errors at {:.0}/s; established {}, rejected {}, others 0, records {}; resident {} KiB before, {now} \
          after, peak {peak} MiB",

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use super::{COUNTED, ENDS, Row, counters, listed, mib, one_flood, peak_memory, risen, sum};
+use super::{COUNTED, Row, counters, listed, mib, one_flood, peak_memory, risen, sum};
 use crate::expect::Family;
 use crate::lab::{GATEWAY, Lab, Net, PEER, SERVER, address, mac};
 use crate::packet::{Packet, Protocol, flags};
@@ -130,7 +130,7 @@ fn data() -> Result<String> {
 /// Stops the daemon, and says what was measured.
 fn finish(mut lab: Lab, blast: &Blast, counted: &str, overload: u64) -> Result<String> {
     let peak = mib(peak_memory(&lab.daemon)?);
-    lab.daemon.stop_within(ENDS)?;
+    lab.daemon.stop()?;
     Ok(format!(
         "sent {} at {:.0}/s, {counted}, overload {overload} ({} refused); peak {peak} MiB",
         blast.offered,

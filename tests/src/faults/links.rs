@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use super::floods::NAMES;
-use super::{COUNTED, ENDS, Row, counters, listed, risen, sum};
+use super::{COUNTED, Row, counters, listed, one_flood, risen, sum};
 use crate::lab::Lab;
 use crate::lifecycle::interfaces::{wait_attached, wait_gone};
 use crate::netns::run;
@@ -111,7 +111,7 @@ fn made_again(index: Option<u32>) -> Result<String> {
         "{sent} were sent, {last} of them last: again0 {new}\n{}",
         listed(&rises)
     );
-    lab.daemon.stop_within(ENDS)?;
+    lab.daemon.stop()?;
     Ok(format!(
         "sent {sent}, counted {}; by interface: again0 {new}, other {other}",
         packets(&rises)
@@ -125,6 +125,7 @@ const ROUNDS: u64 = 2;
 const EACH: u64 = 3;
 
 fn many() -> Result<String> {
+    let _alone = one_flood();
     let mut lab = Lab::create()?;
     let names = ["packets_total", "interface_packets_total"];
     let before = counters(&lab.daemon, &names)?;
@@ -191,7 +192,7 @@ fn many() -> Result<String> {
         listed(&rises),
         listed(&full)
     );
-    lab.daemon.stop_within(ENDS)?;
+    lab.daemon.stop()?;
     Ok(format!(
         "sent {sent}, counted {}, in other {}; {scrapes} scrapes beside; map full 0",
         packets(&rises),
@@ -238,7 +239,7 @@ fn namespace_deleted() -> Result<String> {
     })?;
     let counted = outbound(&counters(&lab.daemon, &NAMES)?);
     ensure!(counted == all, "{counted} of {all}");
-    lab.daemon.stop_within(ENDS)?;
+    lab.daemon.stop()?;
     Ok(format!(
         "sent {sent}, then {more} through the new one; counted {counted}; exit code 0"
     ))

@@ -15,7 +15,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
 use super::floods::{data_packet, frame};
-use super::{COUNTED, ENDS, Row, counters, listed, risen, sum};
+use super::{COUNTED, Row, counters, listed, risen, sum};
 use crate::daemon::{Daemon, Start};
 use crate::expect::Family;
 use crate::lab::{GATEWAY, Lab, Net};
@@ -136,7 +136,7 @@ fn ring_full() -> Result<String> {
     let lines = || packet_lines(&lab.daemon.log());
     let (rises, lines) = accounted(&lab.daemon, &before, blast.offered, lines)?;
     ensure!(lost(&rises, "packets") > 0, "the ring buffer was not full");
-    lab.daemon.stop_within(ENDS)?;
+    lab.daemon.stop()?;
     Ok(format!(
         "sent {} at {:.0}/s; lines {lines}, lost packets {}, packet_log {}, suppressed {}",
         blast.offered,
@@ -197,7 +197,7 @@ fn reader_stuck() -> Result<String> {
     until("lines flow again", DEADLINE, || {
         Ok((read()? == lines + again.offered).then_some(()))
     })?;
-    lab.daemon.stop_within(ENDS)?;
+    lab.daemon.stop()?;
     Ok(format!(
         "sent {} at {:.0}/s, all counted; lines {lines}, lost packet_log {}, packets {}; scrape {} ms; \
          then 5 of 5 lines",
@@ -288,7 +288,7 @@ fn disk_full() -> Result<String> {
             .contains("the packet log is written again");
         Ok(said.then_some(()))
     })?;
-    lab.daemon.stop_within(ENDS)?;
+    lab.daemon.stop()?;
     Ok(format!(
         "sent {sent}, all counted; lines {after}, lost log_write {}, packet_log {}, packets {}; with room \
          10 of 10 lines",

@@ -8,7 +8,7 @@ use monitor_common::counter::Count;
 use monitor_common::drop::{DropKey, Group, MAX_DROP_KEYS};
 
 use super::floods::{data_packet, frame};
-use super::{ENDS, Row, counters, listed, risen, sum};
+use super::{Row, counters, listed, risen, sum};
 use crate::daemon::Daemon;
 use crate::expect::Family;
 use crate::lab::{GATEWAY, Lab, Net};
@@ -102,7 +102,7 @@ fn drops_full() -> Result<String> {
         "{}",
         listed(&rises)
     );
-    lab.daemon.stop_within(ENDS)?;
+    lab.daemon.stop()?;
     Ok(format!(
         "with a key: 30 of 30 counted; without: 50 sent, map_full_total {}",
         full(&rises)

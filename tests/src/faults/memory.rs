@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use monitor::limits;
 
 use super::floods::{NAMES as PACKETS, data_packet, side_by_side};
-use super::{ENDS, Row, counters, listed, mib, peak_memory, risen, sum, teredo};
+use super::{Row, counters, listed, mib, peak_memory, risen, sum, teredo};
 use crate::daemon::Daemon;
 use crate::expect::Family;
 use crate::lab::{GATEWAY, Lab, Net, PEER, SERVER, address, mac};
@@ -183,7 +183,7 @@ fn memory() -> Result<String> {
         peak <= most && maps <= maps_most,
         "peak {peak} KiB of {most}, maps {maps} KiB of {maps_most}"
     );
-    lab.daemon.stop_within(ENDS)?;
+    lab.daemon.stop()?;
     Ok(format!(
         "{} SYNs at {:.0}/s, lost {lost}; {} solicitations at {:.0}/s; {} drops at {:.0}/s, all accounted for; \
          {scraped} scrapes; peak {} MiB (start {}) of {}, maps {} MiB of {}",

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 
 use super::floods::{NAMES, frame};
 use super::links::leaving;
-use super::{COUNTED, ENDS, Row, counters, listed, risen, sum};
+use super::{COUNTED, Row, counters, listed, risen, sum};
 use crate::expect::Family;
 use crate::lab::{Lab, Net, PEER, address};
 use crate::lifecycle::interfaces::wait_attached;
@@ -131,7 +131,7 @@ fn overrun() -> Result<String> {
         "{}",
         listed(&rises)
     );
-    lab.daemon.stop_within(ENDS)?;
+    lab.daemon.stop()?;
     Ok(format!(
         "resynced; {stayed} of {stayed} attached, outbound {outbound} of {outbound}; to an address that stayed \
          {inbound} inbound, to one that went {forwarded} forwarded"
@@ -179,7 +179,7 @@ fn replaced_unseen() -> Result<String> {
         |rises| packets(rises) >= sent,
     )?;
     ensure!(packets(&rises) == sent, "{}", listed(&rises));
-    lab.daemon.stop_within(ENDS)?;
+    lab.daemon.stop()?;
     Ok(format!(
         "watched again after {missed} packets, 0.1 s apart; then {sent} sent, counted {}",
         packets(&rises)

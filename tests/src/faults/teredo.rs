@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::{ENDS, Row, counters, listed, mib, peak_memory, risen, sum};
+use super::{Row, counters, listed, mib, peak_memory, risen, sum};
 use crate::attempts::teredo::solicitation;
 use crate::expect::Family;
 use crate::lab::{GATEWAY, Lab, Net, PEER, SERVER, address, mac};
@@ -91,7 +91,7 @@ fn solicitations() -> Result<String> {
         listed(&rises)
     );
     let peak = mib(peak_memory(&lab.daemon)?);
-    lab.daemon.stop_within(ENDS)?;
+    lab.daemon.stop()?;
     Ok(format!(
         "sent {} at {:.0}/s, dropped {packets}; attempts {ended}, lost {lost}; peak {peak} MiB",
         blast.offered,
